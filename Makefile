@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every line is one pytest or build call; "make help" lists them. Set-up is done by need: a stamp under
+# .venv/stamps says what is in place, so that the second run of a target costs next to nothing.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Debian's own interpreter, whatever PATH says: bcc and systemd for Python belong to it.
+SYSTEM_PYTHON := /usr/bin/python3
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+STAMPS := $(VENV)/stamps
+PINS := packaging/requirements/runtime.txt packaging/requirements/dev.txt
+# Arguments for pytest: make test-kernel ARGS="-k connect4 -x"
+ARGS ?=
+
+.PHONY: help setup debian bpf demo test check test-kernel test-leaks test-federation bench fix clean FORCE
+
+help: ## list these targets
+	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | \
+		while IFS= read -r line; do printf '  %-16s %s\n' "$${line%%:*}" "$${line#*## }"; done
+
+setup: $(STAMPS)/homebound ## install what is missing: Debian packages, .venv, pinned Python requirements
+
+debian:
+	@packaging/setup/install-debian.sh
+
+# An environment holds absolute paths and belongs to one Python: made anew when either has changed.
+ifneq ($(file <$(STAMPS)/venv),$(notdir $(realpath $(SYSTEM_PYTHON))) $(CURDIR))
+$(STAMPS)/venv: FORCE
+endif
+$(STAMPS)/venv: | debian
+	@echo "making $(VENV) from $(SYSTEM_PYTHON)"
+	@if [ -e $@ ]; then rm -rf $(VENV); fi
+	@$(SYSTEM_PYTHON) -m venv --system-site-packages $(VENV)
+	@mkdir -p $(STAMPS)
+	@echo "$$(basename "$$(readlink -f $(SYSTEM_PYTHON))") $(CURDIR)" >$@
+
+$(STAMPS)/requirements: $(PINS) $(STAMPS)/venv
+	@echo "installing Python requirements (about 1 GB with torch; once)"
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check $(addprefix -r ,$(PINS))
+	@touch $@
+
+$(STAMPS)/homebound: pyproject.toml $(STAMPS)/requirements
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+bpf: | debian ## build the BPF objects into daemon/homebound/bpf_objects/
+	@$(MAKE) -s -C bpf
+
+demo: setup bpf ## two devices and a federation on this machine, then every way out tried (root)
+	@$(VENV)/bin/homebound demo
+
+test: setup bpf ## the whole test suite (root)
+	@$(PYTHON) -m pytest --ignore=tests/bench $(ARGS)
+
+check: setup ## house checks and unit tests, no root needed
+	@$(PYTHON) -m pytest tests/test_house.py tests/unit $(ARGS)
+
+test-kernel: setup bpf ## programs, maps, cgroups and namespaces on this kernel (root)
+	@$(PYTHON) -m pytest tests/kernel $(ARGS)
+
+test-leaks: setup bpf ## every way out, with its positive control (root)
+	@$(PYTHON) -m pytest tests/leaks $(ARGS)
+
+test-federation: setup bpf ## against a real SuperLink on loopback (root)
+	@$(PYTHON) -m pytest tests/federation $(ARGS)
+
+bench: setup bpf ## measure rounds, memory and overhead; prints, asserts no time (root)
+	@$(PYTHON) -m pytest tests/bench -s $(ARGS)
+
+fix: setup ## let the formatters and the linter repair what they can
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+	@find bpf -name '*.[ch]' ! -name 'vmlinux*.h' -exec $(VENV)/bin/clang-format -i {} +
+
+clean: ## remove what was built, and caches; keeps .venv
+	@$(MAKE) -s -C bpf clean
+	@rm -rf build dist daemon/*.egg-info .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find daemon tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// Never loaded: its BTF names every struct and enum of the contract, for tests/kernel/test_layout.py.
+// An enum that is used only as constants does not reach BTF, so there is a variable of each.
+#include "include/homebound.h"
+
+struct hb_settings layout_settings;
+struct hb_endpoint layout_endpoint;
+struct hb_traffic layout_traffic;
+struct hb_program_state layout_program_state;
+struct hb_stream layout_stream;
+struct hb_event layout_event;
+
+enum hb_role layout_role;
+enum hb_rule layout_rule;
+enum hb_kind layout_kind;
+enum hb_program layout_program;
+enum hb_direction layout_direction;
+enum hb_family layout_family;
+enum hb_protocol layout_protocol;
+enum hb_verdict layout_verdict;
+enum hb_side layout_side;
+enum hb_shape layout_shape;

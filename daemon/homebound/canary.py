@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trial that the walls hold: run with the trainer's walls, it tries each and says what happened.
+
+Two programs: ``sealed`` runs inside the sandbox and tries what seccomp, the namespaces and Landlock must
+refuse; ``open`` runs in the canary's cgroup without a sandbox and tries what the BPF programs alone must
+refuse. Neither connects or sends. Starts often: the standard library alone. May import: nothing of ours.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+SYS_IO_URING_SETUP = 425  # the same number on every architecture that has it
+CLONE_NEWUSER = 0x10000000
+AF_VSOCK = 40
+LANDLOCK_TRIAL = "/run/landlock-trial/canary"
+
+# Trial -> the wall that must refuse it, and the errors by which it may.
+WALLS: Mapping[str, tuple[str, frozenset[int]]] = {
+    "tcp": ("seccomp", frozenset({errno.EPERM})),
+    "udp": ("seccomp", frozenset({errno.EPERM})),
+    "unix": ("seccomp", frozenset({errno.EPERM})),
+    "packet": ("seccomp", frozenset({errno.EPERM})),
+    "vsock": ("seccomp", frozenset({errno.EPERM})),
+    "io_uring": ("seccomp", frozenset({errno.EPERM})),
+    "unshare": ("seccomp", frozenset({errno.EPERM})),
+    "write_root": ("namespaces", frozenset({errno.EROFS})),
+    "see_processes": ("namespaces", frozenset({errno.EPERM})),
+    "see_links": ("namespaces", frozenset({errno.EPERM})),
+    "write_beside": ("landlock", frozenset({errno.EACCES})),
+    "bpf_tcp4": ("cgroup-bpf", frozenset({errno.EPERM})),
+    "bpf_tcp6": ("cgroup-bpf", frozenset({errno.EPERM, errno.EAFNOSUPPORT})),
+    "bpf_udp4": ("cgroup-bpf", frozenset({errno.EPERM})),
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One attempt and how it ended: ``error`` 0 means that it got through."""
+
+    name: str
+    wall: str
+    error: int
+    held: bool
+
+
+def judge(results: Mapping[str, int]) -> tuple[Trial, ...]:
+    """What each result means. A trial that is missing did not hold: it was not tried."""
+    return tuple(
+        Trial(name, wall, results.get(name, -1), results.get(name, -1) in errors)
+        for name, (wall, errors) in WALLS.items()
+    )
+
+
+def _socket(family: int, kind: int) -> Callable[[], None]:
+    return lambda: socket.socket(family, kind).close()
+
+
+def _io_uring() -> None:
+    _checked(ctypes.CDLL(None, use_errno=True).syscall(SYS_IO_URING_SETUP, 1, None))
+
+
+def _unshare() -> None:
+    _checked(ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWUSER))
+
+
+def _checked(result: int) -> None:
+    # With no parameters io_uring_setup answers EFAULT once it is past the filter.
+    number = ctypes.get_errno()
+    if result >= 0 or number == errno.EFAULT:
+        return
+    raise OSError(number, os.strerror(number))
+
+
+def _write(path: str) -> Callable[[], None]:
+    def attempt() -> None:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+
+    return attempt
+
+
+def _see_processes() -> None:
+    if any(name.isdigit() and int(name) != os.getpid() for name in os.listdir("/proc")):
+        return
+    raise PermissionError(errno.EPERM, "sees only itself")
+
+
+def _see_links() -> None:
+    with open("/proc/net/dev", encoding="ascii") as file:
+        names = {line.split(":")[0].strip() for line in file.readlines()[2:]}
+    if names - {"lo"}:
+        return
+    raise PermissionError(errno.EPERM, "sees no link but its own loopback")
+
+
+SEALED: Mapping[str, Callable[[], None]] = {
+    "tcp": _socket(socket.AF_INET, socket.SOCK_STREAM),
+    "udp": _socket(socket.AF_INET6, socket.SOCK_DGRAM),
+    "unix": _socket(socket.AF_UNIX, socket.SOCK_STREAM),
+    "packet": _socket(socket.AF_PACKET, socket.SOCK_RAW),
+    "vsock": _socket(AF_VSOCK, socket.SOCK_STREAM),
+    "io_uring": _io_uring,
+    "unshare": _unshare,
+    "write_root": _write("/usr/homebound-canary"),
+    "see_processes": _see_processes,
+    "see_links": _see_links,
+    "write_beside": _write(LANDLOCK_TRIAL),
+}
+OPEN: Mapping[str, Callable[[], None]] = {
+    "bpf_tcp4": _socket(socket.AF_INET, socket.SOCK_STREAM),
+    "bpf_tcp6": _socket(socket.AF_INET6, socket.SOCK_STREAM),
+    "bpf_udp4": _socket(socket.AF_INET, socket.SOCK_DGRAM),
+}
+
+
+def attempt(trials: Mapping[str, Callable[[], None]]) -> dict[str, int]:
+    """Each trial's errno; 0 when nothing refused it."""
+    results = {}
+    for name, trial in trials.items():
+        try:
+            trial()
+            results[name] = 0
+        except OSError as error:
+            results[name] = error.errno or -1
+    return results
+
+
+if __name__ == "__main__":
+    json.dump(attempt(SEALED if sys.argv[1] == "sealed" else OPEN), sys.stdout)

@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guard's loop: one task at a time from the gateway to the trainer, one decision back.
+
+Links: the gateway (frames), the trainer (frames; the supervisor passes a new one for each trainer) and the
+supervisor (control messages). Whatever the trainer does ends in a release or a refusal with a code, and the
+loop goes on. An entry is in the ledger before the first byte of a release is written.
+May import: channel, control, ledger, records, settings, errors, and the rest of this room.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from homebound import channel, control
+from homebound.channel import ChannelClosed, ChannelError, Frame
+from homebound.errors import HomeboundError
+from homebound.guard import release
+from homebound.guard.checks import Refusal
+from homebound.guard.links import Link
+from homebound.guard.options import Options
+from homebound.guard.privacy import Noise
+from homebound.guard.release import Release, Task
+from homebound.ledger import LedgerWriter
+from homebound.records import RefusalCode
+
+# The codes that a trainer may say about itself. Any other word of it is a broken frame.
+TRAINER_CODES = {code.value: code for code in (RefusalCode.APP_FAILED, RefusalCode.APP_NOT_LOADED)}
+# What a body has besides the arrays: names, shapes and padding (safetensors' header).
+BODY_OVERHEAD = 1 << 20
+HEADER_ROOM = 1 << 16
+# How long a release that is in the ledger may still take to reach the gateway after the word to stop.
+STOP_SECONDS = 2.0
+WANTED = {"type": "trainer_wanted"}
+
+
+@dataclass
+class Pending:
+    """The task in work. ``frame`` is what the trainer still has to get."""
+
+    task: Task
+    frame: Frame | None
+    deadline: float
+
+
+class Guard:
+    """The state of the guard: who is there, and which task is in work."""
+
+    def __init__(
+        self,
+        options: Options,
+        supervisor: socket.socket,
+        gateway: socket.socket,
+        ledger: LedgerWriter,
+        clock: Callable[[], float],
+        noise: Noise,
+    ) -> None:
+        self._options = options
+        self._supervisor = supervisor
+        self._gateway = Link(gateway, options.guard.max_update_bytes)
+        self._ledger = ledger
+        self._clock = clock
+        self._noise = noise
+        self._trainer: Link | None = None
+        self._trainer_ready = False
+        # After we gave up on a trainer the supervisor still reports its end; that is no news.
+        self._end_expected = False
+        self._pending: Pending | None = None
+        self._decision: Release | RefusalCode | None = None
+        self._stop_at: float | None = None
+
+    def run(self) -> None:
+        """Serve until the supervisor says stop.
+
+        Raises ControlClosed or ChannelError when the supervisor or the gateway ends or breaks the form.
+        """
+        self._tell({"type": "ready"})
+        if self._options.warm:
+            self._tell(WANTED)
+        while not self._is_done():
+            self._wait()
+            # Here and not where it was made, because by now the memory of the update's frame is free.
+            if self._decision is not None:
+                self._conclude()
+            if self._pending is not None and self._clock() >= self._pending.deadline:
+                self._drop_trainer(RefusalCode.TIMEOUT)
+
+    def _is_done(self) -> bool:
+        if self._stop_at is None:
+            return False
+        return not self._gateway.is_writing or self._clock() >= self._stop_at
+
+    def _wait(self) -> None:
+        """Wait for one of the links and serve it. With three links a fresh selector each time is cheap."""
+        with selectors.PollSelector() as selector:
+            selector.register(self._supervisor, selectors.EVENT_READ, self._on_supervisor)
+            # The next task is read when the present one is done: what waits costs no memory here.
+            idle = self._pending is None and self._stop_at is None and not self._gateway.is_writing
+            _register(selector, self._gateway, idle, self._on_gateway)
+            if self._trainer is not None:
+                _register(selector, self._trainer, True, self._on_trainer)
+            deadlines = [self._stop_at] if self._stop_at is not None else []
+            if self._pending is not None:
+                deadlines.append(self._pending.deadline)
+            timeout = max(0.0, min(deadlines) - self._clock()) if deadlines else None
+            for key, events in selector.select(timeout):
+                key.data(events)
+
+    # --- supervisor
+
+    def _on_supervisor(self, _events: int) -> None:
+        message, fds = control.receive(self._supervisor)
+        kind = message.get("type")
+        if kind == "trainer" and len(fds) == 1:
+            self._attach_trainer(socket.socket(fileno=fds.pop()))
+        elif kind == "trainer_gone":
+            self._on_trainer_gone()
+        elif kind == "stop":
+            self._stop_at = self._clock() + STOP_SECONDS
+        for fd in fds:
+            os.close(fd)
+
+    def _tell(self, message: control.Message) -> None:
+        control.send(self._supervisor, message)
+
+    # --- gateway
+
+    def _on_gateway(self, events: int) -> None:
+        if events & selectors.EVENT_WRITE:
+            self._gateway.flush()
+        if not events & selectors.EVENT_READ:
+            return
+        frame = self._gateway.read()
+        if frame is None:
+            return
+        if frame.kind != "task":
+            raise ChannelError(f"the gateway sent a frame of kind {frame.kind!r}")
+        self._begin(frame)
+
+    def _begin(self, frame: Frame) -> None:
+        try:
+            task = release.read_task(frame.header, frame.body)
+            _check_header(frame)
+        except Refusal as refusal:
+            self._refuse(_unread_task(frame), refusal.code)
+            return
+        self._tell({"type": "started", "task": task.task, "round": task.round, "kind": task.message_type})
+        self._pending = Pending(task, frame, self._clock() + self._options.round_timeout_seconds)
+        if self._trainer is None:
+            self._tell(WANTED)
+        else:
+            self._send_task()
+
+    def _refuse(self, task: Task, code: RefusalCode) -> None:
+        """Say no to the gateway. That the ledger cannot note it stops nothing: nothing of the app leaves."""
+        details = {"code": code.value, "run": task.run, "message_type": task.message_type}
+        try:
+            self._ledger.append("refusal", task.task, task.round, details=details)
+        except HomeboundError as error:
+            _complain(f"a refusal is not in the ledger: {error}")
+        self._pending = None
+        self._gateway.queue(Frame("refusal", {"task": task.task, "code": code.value}))
+        self._tell({"type": "refused", "task": task.task, "round": task.round, "code": code.value})
+
+    # --- trainer
+
+    def _attach_trainer(self, sock: socket.socket) -> None:
+        if self._trainer is not None:
+            self._trainer.close()
+        # Nothing but small words is due from it before it has a task.
+        self._trainer = Link(sock, 0)
+        self._trainer_ready = self._end_expected = False
+        self._trainer.queue(Frame("load"))
+
+    def _send_task(self) -> None:
+        """Hand the task to the trainer once both are there."""
+        pending = self._pending
+        if pending is None or pending.frame is None or self._trainer is None or not self._trainer_ready:
+            return
+        self._trainer.expect(self._update_limit(pending))
+        self._trainer.queue(pending.frame)
+        pending.frame = None
+
+    def _update_limit(self, pending: Pending) -> int:
+        """Largest body taken from the trainer: twice the task, so that a wrong dtype is told from a flood."""
+        size = len(pending.frame.body) if pending.frame is not None else 0
+        return min(self._options.guard.max_update_bytes, 2 * size + BODY_OVERHEAD)
+
+    def _on_trainer(self, events: int) -> None:
+        if self._trainer is None:
+            return
+        if events & selectors.EVENT_WRITE:
+            self._trainer.flush()
+        if events & selectors.EVENT_READ:
+            self._read_trainer(self._trainer)
+
+    def _read_trainer(self, trainer: Link) -> None:
+        try:
+            frame = trainer.read()
+        except ChannelClosed:
+            self._drop_trainer(RefusalCode.TRAINER_DIED)
+        except ChannelError as error:
+            self._drop_trainer(_code(error))
+        else:
+            if frame is not None:
+                self._on_frame(trainer, frame)
+
+    def _on_frame(self, trainer: Link, frame: Frame) -> None:
+        code = TRAINER_CODES.get(frame.header.get("code", "")) if _is_text(frame, "code") else None
+        if frame.kind == "ready" and not self._trainer_ready:
+            self._trainer_ready = True
+            self._send_task()
+        elif frame.kind == "failed" and not self._trainer_ready and code is RefusalCode.APP_NOT_LOADED:
+            self._drop_trainer(code)
+        elif not self._is_answer(frame):
+            self._drop_trainer(RefusalCode.MALFORMED)
+        elif frame.kind == "failed" and code is not None:
+            self._decision = code
+        elif frame.kind == "update":
+            self._judge(frame)
+        else:
+            self._drop_trainer(RefusalCode.MALFORMED)
+
+    def _is_answer(self, frame: Frame) -> bool:
+        """Whether a frame is about the task that the trainer has."""
+        pending = self._pending
+        return pending is not None and pending.frame is None and frame.header.get("task") == pending.task.task
+
+    def _judge(self, frame: Frame) -> None:
+        pending = self._pending
+        if pending is None:
+            return
+        settings = self._options.guard
+        try:
+            update = release.read_update(frame.header, frame.body, settings.max_update_bytes)
+        except Refusal as refusal:
+            self._drop_trainer(refusal.code)
+            return
+        decision = release.decide(pending.task, update, settings, self._noise)
+        self._decision = decision.code if isinstance(decision, Refusal) else decision
+
+    def _conclude(self) -> None:
+        """End the task in work with a trainer that is well."""
+        decision, pending = self._decision, self._pending
+        self._decision = None
+        if decision is None or pending is None:
+            return
+        if isinstance(decision, Release):
+            self._release(pending.task, decision)
+        else:
+            self._refuse(pending.task, decision)
+        if self._trainer is None:
+            return
+        if self._options.warm:
+            self._trainer.expect(0)
+        else:
+            self._trainer.queue(Frame("end"))
+            self._close_trainer()
+            self._end_expected = True
+
+    def _release(self, task: Task, decision: Release) -> None:
+        payload = release.payload(decision)
+        try:
+            entry = self._ledger.append(
+                "release",
+                task.task,
+                task.round,
+                payload_sha256=payload.sha256,
+                payload_bytes=payload.size,
+                norm=decision.norm,
+                clipped=decision.clipped,
+                details={"run": task.run, "message_type": task.message_type},
+            )
+        except HomeboundError as error:
+            _complain(f"no release without an entry: {error}")
+            self._refuse(task, RefusalCode.LEDGER)
+            return
+        self._pending = None
+        facts = {"task": task.task, "sha256": payload.sha256, "entry": entry.number}
+        self._gateway.queue(Frame("release", {**facts, "payload": payload.header}, payload.body))
+        size = {"payload_bytes": payload.size, "norm": decision.norm, "clipped": decision.clipped}
+        self._tell({"type": "released", "round": task.round, "kind": task.message_type, **facts, **size})
+
+    def _drop_trainer(self, code: RefusalCode) -> None:
+        """Give up on the trainer; the supervisor kills what is left of it. Refuse the task in work."""
+        self._close_trainer()
+        self._end_expected = True
+        self._tell({"type": "trainer_failed", "code": code.value})
+        if self._pending is not None:
+            self._refuse(self._pending.task, code)
+
+    def _close_trainer(self) -> None:
+        if self._trainer is not None:
+            self._trainer.close()
+        self._trainer, self._trainer_ready = None, False
+
+    def _on_trainer_gone(self) -> None:
+        """The supervisor saw the trainer end. Its last words may still be in the link: read them first."""
+        if self._end_expected:
+            self._end_expected = False
+            return
+        while self._trainer is not None and self._decision is None and _has_bytes(self._trainer.sock):
+            self._read_trainer(self._trainer)
+        self._close_trainer()
+        if self._pending is not None and self._decision is None:
+            self._refuse(self._pending.task, RefusalCode.TRAINER_DIED)
+
+
+def _register(
+    selector: selectors.BaseSelector, link: Link, is_reading: bool, serve: Callable[[int], None]
+) -> None:
+    events = (selectors.EVENT_READ if is_reading else 0) | (selectors.EVENT_WRITE if link.is_writing else 0)
+    if events:
+        selector.register(link.sock, events, serve)
+
+
+def _has_bytes(sock: socket.socket) -> bool:
+    """Whether something can be read now. False at the end of the link, too."""
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except OSError:
+        return False
+
+
+def _complain(text: str) -> None:
+    """One line for the person who looks at this device."""
+    sys.stderr.write(f"homebound: {text}\n")
+    sys.stderr.flush()
+
+
+def _is_text(frame: Frame, key: str) -> bool:
+    return isinstance(frame.header.get(key), str)
+
+
+def _check_header(frame: Frame) -> None:
+    """A task's header can be passed on, and leaves room for what a release says besides the names in it."""
+    try:
+        size = len(channel.encode_header(frame))
+    except (ValueError, ChannelError) as error:  # a number such as 1e999 is read, but cannot be written
+        raise Refusal(RefusalCode.MALFORMED) from error
+    if size > channel.MAX_HEADER - HEADER_ROOM:
+        raise Refusal(RefusalCode.TOO_LARGE)
+
+
+def _code(error: ChannelError) -> RefusalCode:
+    """Over the size limit, or no frame at all. The limit is the reader's, which took no memory for it."""
+    return RefusalCode.TOO_LARGE if "size limit" in error.message else RefusalCode.MALFORMED
+
+
+def _unread_task(frame: Frame) -> Task:
+    """What can be said of a task that could not be read."""
+    task = frame.header.get("task")
+    return Task(task if release.is_name(task) else "", "", 0, "", ())

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every line of ours in the journal: one MESSAGE_ID for each kind of happening, fixed words, a few fields.
+
+Words of other roles are taken only from closed sets and numbers only as numbers, so no data can leave by
+a log that is forwarded. units/homebound.catalog says more on each message. For the supervisor alone: a
+role in its sandbox has no journal. Imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SOCKET = Path("/run/systemd/journal/socket")
+CRITICAL, WARNING, INFO, DEBUG = 2, 4, 6, 7  # syslog(3)
+# Longest of our own error messages with its hint is about 250 characters.
+TEXT_CHARACTERS = 400
+
+ROLES = frozenset({"none", "supervisor", "watcher", "trainer", "guard", "gateway", "canary"})
+ACTIONS = frozenset({"deny", "freeze", "kill", "none"})
+# Why a task gave no update, and why the federation is away. Everything else is written as "other".
+CODES = frozenset({
+    "app_failed", "app_not_loaded", "timeout", "trainer_died", "malformed", "schema", "not_finite",
+    "too_large", "metric_not_allowed", "not_approved", "budget", "ledger",
+    "unreachable", "gone", "wall", "certificate", "protocol", "version", "clock", "key_busy", "key_unknown",
+    "forgotten", "server_error", "run_over", "not_wanted", "name_not_resolved", "gateway_down", "stopped",
+})  # fmt: skip
+OTHER = "other"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One kind of happening. ``text`` takes the values that become the fields HOMEBOUND_NAME."""
+
+    id: str
+    priority: int
+    text: str
+
+
+STARTED = Message("6d8e67588fe54b55a53d0c84bd2f90fe", INFO, "{name} started; walls deny")
+OBSERVING = Message(
+    "65669c2a4e854b8fafa1151db122e9e2", WARNING, "{name} started in mode observe: nothing is denied"
+)
+STOPPED = Message("ca5bdb02dd354df3924d15e5298c33f4", INFO, "{name} stopped")
+ROLE_FAILED = Message("e36b694df4a0443889d48731bf0ee3b9", WARNING, "the {role} failed: {why}")
+TRAINING_STOPPED = Message(
+    "1d39f10b69d946328cfaae38b379c3ad", CRITICAL, "nothing trains until homebound is started again: {why}"
+)
+RELEASED = Message(
+    "1543629f7c264d409e1274fc06dfe335", INFO, "round {round}: {bytes} bytes were released to the federation"
+)
+REFUSED = Message("7887ac07ddeb4660b70a6438d100c030", WARNING, "round {round}: no update left: {code}")
+CONNECTED = Message("803da6d8818749cc877fca54dcbbf9e0", INFO, "connected to the federation")
+DISCONNECTED = Message("65212314e572454b8665db6e46487fef", WARNING, "the federation is away: {code}")
+DENIED = Message(
+    "df885648215a46a4b6564257865aa32c",
+    CRITICAL,
+    "violation: the {role} tried {rule} {count} times; action: {action}",
+)
+TRANSMITTED = Message(
+    "260d9fd54840487cba849949640ae62b", CRITICAL, "violation: {bytes} bytes left the {role}; action: {action}"
+)
+UNACCOUNTED = Message(
+    "0dffe6df114b4beaae660fcada4fac9e", CRITICAL, "violation: {bytes} bytes left the {role} unaccounted"
+)
+CANARY_HELD = Message("8aa7a2b5abc847bf8303cf1ede37af10", DEBUG, "the walls held: {count} attempts refused")
+CANARY_FAILED = Message(
+    "d7860af8337840fdad9417e4a2632001", CRITICAL, "violation: {count} attempts of the canary got out"
+)
+MESSAGES: Mapping[str, Message] = {
+    name: value for name, value in list(globals().items()) if isinstance(value, Message)
+}
+
+# Priority, text, fields without MESSAGE and PRIORITY.
+Sink = Callable[[int, str, Mapping[str, str]], None]
+
+
+def started(name: str, mode: str, sink: Sink | None = None) -> None:
+    """The daemon is up."""
+    write(STARTED if mode == "enforce" else OBSERVING, sink, name=name, mode=mode)
+
+
+def stopped(name: str, sink: Sink | None = None) -> None:
+    """The daemon ends."""
+    write(STOPPED, sink, name=name)
+
+
+def role_failed(role: str, why: str, sink: Sink | None = None) -> None:
+    """A role ended, fell silent or did not start. ``why`` is a text of ours, never a role's."""
+    write(ROLE_FAILED, sink, role=_one_of(role, ROLES), why=_line(why))
+
+
+def training_stopped(why: str, sink: Sink | None = None) -> None:
+    """The trainer will not run again before a restart. ``why`` is a text of ours, never a role's."""
+    write(TRAINING_STOPPED, sink, why=_line(why))
+
+
+def report(message: Mapping[str, Any], sink: Sink | None = None) -> None:
+    """A report of guard, gateway or the canary, if it is of a kind that belongs into the journal."""
+    kind = message.get("type")
+    if kind == "released":
+        write(RELEASED, sink, round=_number(message, "round"), bytes=_number(message, "payload_bytes"))
+    elif kind == "refused":
+        write(REFUSED, sink, round=_number(message, "round"), code=_one_of(message.get("code"), CODES))
+    elif kind == "connected":
+        write(CONNECTED, sink)
+    elif kind == "disconnected":
+        write(DISCONNECTED, sink, code=_one_of(message.get("reason"), CODES))
+    elif kind == "canary" and _number(message, "out"):
+        write(CANARY_FAILED, sink, role="canary", count=_number(message, "out"))
+    elif kind == "canary":
+        write(CANARY_HELD, sink, role="canary", count=_number(message, "tried"))
+
+
+def verdict(message: Mapping[str, Any], sink: Sink | None = None) -> None:
+    """A verdict of the watcher. The canary has its own line, from its own report."""
+    role, rule = _one_of(message.get("role"), ROLES), _rule(message.get("rule"))
+    # In mode observe the watcher says what it would have done.
+    action = _one_of(message.get("action"), ACTIONS) if message.get("enforced") is True else "none"
+    amount = _number(message, "count")
+    if rule == "transmit":
+        write(TRANSMITTED, sink, role=role, rule=rule, bytes=amount, action=action)
+    elif rule == "unaccounted":
+        write(UNACCOUNTED, sink, role=role, rule=rule, bytes=amount)
+    elif rule != "canary":
+        write(DENIED, sink, role=role, rule=rule, count=amount, action=action)
+
+
+def write(message: Message, sink: Sink | None = None, **values: str | int) -> None:
+    """One line. Each value becomes a field HOMEBOUND_KEY, whether the text names it or not."""
+    text = message.text.format(**values)
+    fields = {f"HOMEBOUND_{key.upper()}": str(value) for key, value in values.items()}
+    (sink or choose())(message.priority, text, {"MESSAGE_ID": message.id, **fields})
+
+
+def choose(environ: Mapping[str, str] = os.environ, socket: Path = SOCKET) -> Sink:
+    """The journal where there is one, else standard error. A person at a terminal sees lines either way."""
+    streamed = "JOURNAL_STREAM" in environ
+    if not streamed and not socket.exists():
+        return to_stderr
+    try:
+        from systemd.journal import send  # Debian's python3-systemd; not on every host
+    except ImportError:
+        return to_stream if streamed else to_stderr
+
+    def to_journal(priority: int, text: str, fields: Mapping[str, str]) -> None:
+        send(text, PRIORITY=str(priority), SYSLOG_IDENTIFIER="homebound", **fields)
+        if not streamed and sys.stderr.isatty():
+            to_stderr(priority, text, fields)
+
+    return to_journal
+
+
+def to_stderr(priority: int, text: str, fields: Mapping[str, str]) -> None:
+    """A plain line."""
+    del priority, fields
+    sys.stderr.write(f"homebound: {text}\n")
+    sys.stderr.flush()
+
+
+def to_stream(priority: int, text: str, fields: Mapping[str, str]) -> None:
+    """Standard error is the journal's stream: it takes the priority from the line's head. sd-daemon(3)"""
+    del fields
+    sys.stderr.write(f"<{priority}>{text}\n")
+    sys.stderr.flush()
+
+
+def _number(message: Mapping[str, Any], key: str) -> int:
+    value = message.get(key)
+    return value if isinstance(value, int) and 0 <= value < 1 << 63 else 0
+
+
+def _one_of(value: object, words: frozenset[str]) -> str:
+    return value if isinstance(value, str) and value in words else OTHER
+
+
+def _rule(value: object) -> str:
+    """Rules are numbers in the kernel and get their names from us; only their form is checked here."""
+    is_name = isinstance(value, str) and len(value) <= 32 and value.isascii()
+    return str(value) if is_name and str(value).replace("_", "").isalnum() else OTHER
+
+
+def _line(text: str) -> str:
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    return printable if len(printable) <= TEXT_CHARACTERS else printable[: TEXT_CHARACTERS - 3] + "..."

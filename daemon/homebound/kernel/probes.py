@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The BPF programs on a device's root cgroup: loaded, attached, pinned, and asked whether they still are.
+
+Everything a loader makes is pinned below one folder of the BPF file system (maps/, programs/, links/), so
+blocking outlives this process; Probes itself works on those pins alone, whoever made them. New programs are
+attached before those of an earlier run are removed: at no moment is there none.
+Needs root. May import: errors, events, kernel.bpf, kernel.libbpf, kernel.syscalls.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from homebound.errors import HomeboundError, InternalError
+from homebound.events import (
+    EndpointRecord,
+    Program,
+    Role,
+    SettingsRecord,
+    Side,
+    address_bytes,
+)
+from homebound.kernel import bpf, libbpf, syscalls
+
+# The packet filter first: it holds for whatever the others let through.
+OBJECTS = ("egress", "sockets", "syscalls")
+OUTSIDE_CGROUP = (Program.SYSCALL_EXIT,)  # on a tracepoint of the whole host
+SHARED_MAPS = (
+    "role_by_cgroup",
+    "allow",
+    "traffic",
+    "denied",
+    "program_state",
+    "events",
+    "syscall_rule",
+    "refused_sockets",
+)
+MAPS, PROGRAMS, LINKS, OLD = "maps", "programs", "links", "old-"
+TCP = 6
+
+
+class ProbeError(HomeboundError):
+    """A program or map is not there or does not do what it was told."""
+
+
+@dataclass(frozen=True)
+class ProgramState:
+    """What the kernel says of a program now. ``reason``: why it is not attached, "" when it is.
+    ``runs`` and ``run_seconds`` count since load."""
+
+    name: str
+    attached: bool
+    reason: str
+    runs: int
+    run_seconds: float
+
+
+@dataclass
+class Probes:
+    """Open pins of one device. ``reasons``: what the loader said of programs that it could not attach."""
+
+    pins: Path
+    cgroup_id: int
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    maps: dict[str, int] = field(default_factory=dict)
+    programs_open: dict[str, tuple[int, int]] = field(default_factory=dict)
+    stats: int | None = None
+
+    @classmethod
+    def load(cls, objects: Path, cgroup: Path, role_level: int, enforce: bool, pins: Path) -> Probes:
+        """Load the objects of a folder and attach them to a cgroup before any task is below it.
+
+        ``role_level``: depth of the role cgroups below the root of the hierarchy, which is 0.
+        ``pins``: a folder on the BPF file system; what an earlier run left there goes once the new programs
+        are in place, and stays when any of them is not. A program that cannot be attached is a fact, told by
+        ``programs()``; what cannot be loaded at all raises.
+        """
+        settings = SettingsRecord(role_level, 1 if enforce else 0)
+        old = _set_aside(pins)
+        probes = cls(pins, cgroup.stat().st_ino)
+        try:
+            probes.reasons = _load_all(objects, cgroup, bytes(settings), pins)
+            probes._open()
+        except BaseException:
+            probes.close()
+            _remove(pins, (MAPS, PROGRAMS, LINKS))
+            raise
+        if all(state.attached for state in probes.programs()):
+            _remove(pins, old)
+        return probes
+
+    def map_fd(self, name: str) -> int:
+        """The descriptor of a map, for reading and writing. It stays ours."""
+        try:
+            return self.maps[name]
+        except KeyError:
+            raise InternalError(f"there is no map {name}", "report this") from None
+
+    def read_fd(self, name: str) -> int:
+        """A new read-only descriptor of a map, to hand to a role. The caller closes it."""
+        return bpf.open_pin(self.pins / MAPS / name, bpf.F_RDONLY)
+
+    def programs(self) -> tuple[ProgramState, ...]:
+        """Every program, asked of the kernel at this moment."""
+        return tuple(self._state(program) for program in Program)
+
+    def assign(self, cgroup_id: int, role: Role) -> None:
+        """Give a cgroup, and all below it, a role."""
+        bpf.update(
+            self.map_fd("role_by_cgroup"), bytes(ctypes.c_uint64(cgroup_id)), bytes(ctypes.c_uint32(role))
+        )
+
+    def unassign(self, cgroup_id: int) -> None:
+        """Take the role back: what is left in the cgroup is denied everything."""
+        bpf.delete(self.map_fd("role_by_cgroup"), bytes(ctypes.c_uint64(cgroup_id)))
+
+    def allow(self, role: Role, address: str, port: int, protocol: int = TCP, direction: int = 0) -> None:
+        """Let a role send to an address and port, or (``direction`` 1, address "") from a local port.
+
+        Trainer, guard and canary have no network, whatever the map says: for them it is our bug.
+        """
+        if role not in (Role.SUPERVISOR, Role.WATCHER, Role.GATEWAY):
+            raise InternalError(f"{role.label} must not be allowed to send", "report this")
+        key = _endpoint(role, address, port, protocol, direction)
+        bpf.update(self.map_fd("allow"), key, bytes(8))
+
+    def revoke(self, role: Role, address: str, port: int, protocol: int = TCP, direction: int = 0) -> None:
+        """Take it back; connections that stand are cut off too. Nothing happens when it was not there."""
+        bpf.delete(self.map_fd("allow"), _endpoint(role, address, port, protocol, direction))
+
+    def close(self) -> None:
+        """Let go of the descriptors. The pins, and so the programs, stay in force."""
+        for fd in (*self.maps.values(), *sum(self.programs_open.values(), ())):
+            os.close(fd)
+        if self.stats is not None:
+            os.close(self.stats)
+        self.maps, self.programs_open, self.stats = {}, {}, None
+
+    def remove(self) -> None:
+        """Detach the programs and remove every pin, those of earlier runs too."""
+        self.close()
+        _remove(self.pins, [folder.name for folder in self.pins.iterdir()])
+        self.pins.rmdir()
+
+    def _open(self) -> None:
+        self.maps = {path.name: bpf.open_pin(path) for path in (self.pins / MAPS).iterdir()}
+        for path in (self.pins / LINKS).iterdir():
+            program, link = bpf.open_pin(self.pins / PROGRAMS / path.name), bpf.open_pin(path)
+            self.programs_open[path.name] = (program, link)
+        self.stats = bpf.enable_stats()
+
+    def _state(self, program: Program) -> ProgramState:
+        name = program.bpf_name
+        if name not in self.programs_open:
+            return ProgramState(name, False, self.reasons.get(name, "not loaded"), 0, 0.0)
+        program_fd, link_fd = self.programs_open[name]
+        info, link = bpf.program_info(program_fd), bpf.link_info(link_fd)
+        reason = ""
+        if link.program != info.id:
+            reason = "another program was put in its place"
+        elif program not in OUTSIDE_CGROUP and link.cgroup != self.cgroup_id:
+            reason = "was detached from the cgroup"
+        return ProgramState(name, not reason, reason, info.runs, info.run_seconds)
+
+
+def _endpoint(role: Role, address: str, port: int, protocol: int, direction: int) -> bytes:
+    bare = Side(direction) is Side.FROM_LOCAL
+    try:
+        raw = bytes(16) if bare else address_bytes(address)
+    except ValueError as error:
+        raise ProbeError(str(error), "give an address, not a name") from error
+    return bytes(EndpointRecord(role, port, protocol, direction, (ctypes.c_uint8 * 16)(*raw)))
+
+
+def _load_all(objects: Path, cgroup: Path, settings: bytes, pins: Path) -> dict[str, str]:
+    """Load, attach and pin. Returns the reason for each program that is not attached."""
+    reasons: dict[str, str] = {}
+    for folder in (MAPS, PROGRAMS, LINKS):
+        (pins / folder).mkdir(mode=0o700)
+    with libbpf.Library.open() as library, _descriptor(cgroup) as cgroup_fd:
+        for name in OBJECTS:
+            with library.open_object(objects / f"{name}.bpf.o") as opened:
+                opened.set_settings(settings)
+                _share_maps(opened, pins)
+                try:
+                    opened.load()
+                except libbpf.LibbpfError as error:
+                    reasons |= dict.fromkeys(opened.programs(), str(error))
+                    continue
+                _pin_maps(opened, pins)
+                _attach(opened, cgroup_fd, pins, reasons)
+    return reasons
+
+
+def _share_maps(opened: libbpf.Object, pins: Path) -> None:
+    for name in SHARED_MAPS:
+        path = pins / MAPS / name
+        if path.exists():
+            fd = bpf.open_pin(path)
+            try:
+                opened.reuse(name, fd)
+            finally:
+                os.close(fd)
+
+
+def _pin_maps(opened: libbpf.Object, pins: Path) -> None:
+    for name in SHARED_MAPS:
+        path = pins / MAPS / name
+        if not path.exists():
+            opened.pin_map(name, path)
+            if name == "syscall_rule":
+                _fill_syscall_rules(path)
+
+
+def _fill_syscall_rules(path: Path) -> None:
+    fd = bpf.open_pin(path)
+    try:
+        for number, (rule, shape) in syscalls.numbers().items():
+            value = ctypes.c_uint32(syscalls.rule_value(rule, shape))
+            bpf.update(fd, bytes(ctypes.c_uint32(number)), bytes(value))
+    finally:
+        os.close(fd)
+
+
+def _attach(opened: libbpf.Object, cgroup_fd: int, pins: Path, reasons: dict[str, str]) -> None:
+    for name in opened.programs():
+        outside = name in [program.bpf_name for program in OUTSIDE_CGROUP]
+        try:
+            opened.attach(name, None if outside else cgroup_fd, pins / PROGRAMS / name, pins / LINKS / name)
+        except libbpf.LibbpfError as error:
+            reasons[name] = str(error)
+
+
+def _set_aside(pins: Path) -> list[str]:
+    """Rename what an earlier run pinned, which keeps it attached. Returns the folders to remove later."""
+    pins.mkdir(mode=0o700, parents=True, exist_ok=True)
+    old = [folder.name for folder in pins.iterdir() if folder.name.startswith(OLD)]
+    here = [name for name in (MAPS, PROGRAMS, LINKS) if (pins / name).exists()]
+    if here:
+        aside = f"{OLD}{1 + max((int(name.removeprefix(OLD)) for name in old), default=0)}"
+        (pins / aside).mkdir(mode=0o700)
+        for name in here:
+            (pins / name).rename(pins / aside / name)
+        old.append(aside)
+    return old
+
+
+def _remove(pins: Path, folders: list[str] | tuple[str, ...]) -> None:
+    """Unpin and so detach. Links first: a program must not run without its maps being told about."""
+    for name in folders:
+        for folder in sorted(
+            (pins / name).rglob("*"), key=lambda path: (LINKS not in path.parts, -len(path.parts))
+        ):
+            folder.rmdir() if folder.is_dir() else folder.unlink()
+        if (pins / name).exists():
+            (pins / name).rmdir()
+
+
+@contextmanager
+def _descriptor(folder: Path) -> Iterator[int]:
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ProbeError(f"cannot open the cgroup {folder}: {error.strerror}", "make it first") from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)

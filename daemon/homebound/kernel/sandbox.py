@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a role may see: its mount view, namespaces and identity, as arguments for bubblewrap and setpriv.
+
+bubblewrap is started by root without a user namespace (many hosts forbid those to others). It makes the
+namespaces and loads the seccomp filter; setpriv, still before any Python of ours, drops user, groups and
+every capability; kernel/enter.py adds Landlock. Pure: builds a list of words and touches nothing.
+May import: kernel.landlock (its Paths).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath
+
+from homebound.kernel.landlock import Paths
+
+# Where every role sees our own package, whatever its place on the host is.
+PACKAGE = "/opt/homebound"
+# Host folders that make a Python run; a missing one is passed over by bubblewrap's -try forms.
+SYSTEM = ("/usr", "/etc/ld.so.cache", "/etc/alternatives", "/sys/devices/system/cpu")
+# Memory-backed folders of the role's own; each may hold scratch_bytes. They go with the role.
+SCRATCH = ("/tmp", "/dev/shm")
+LINKS = (("usr/bin", "/bin"), ("usr/sbin", "/sbin"), ("usr/lib", "/lib"), ("usr/lib64", "/lib64"))
+# A folder that the mount view leaves open and only Landlock closes: writing there tries that wall alone.
+LANDLOCK_TRIAL = "/run/landlock-trial"
+
+
+@dataclass(frozen=True)
+class Bind:
+    """A host path that shows in the role's view at ``target``."""
+
+    source: str
+    target: str
+    writable: bool = False
+
+
+@dataclass(frozen=True)
+class View:
+    """The mount view and namespaces of one role."""
+
+    binds: tuple[Bind, ...]
+    scratch_bytes: int
+    network: bool = False
+    connect_ports: tuple[int, ...] = ()
+    execute: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Numeric user, group and further groups of a role."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+
+
+def landlock_paths(view: View) -> Paths:
+    """The same view once more for Landlock: what is mounted is readable, what is writable is writable."""
+    read = tuple(bind.target for bind in view.binds if not bind.writable)
+    write = tuple(bind.target for bind in view.binds if bind.writable)
+    return Paths(
+        read=(*read, "/proc", "/etc", "/sys/devices/system/cpu", "/dev/urandom", "/dev/random", "/dev/zero"),
+        execute=("/usr", "/bin", "/sbin", "/lib", "/lib64", PACKAGE, *view.execute),
+        write=(*SCRATCH, "/dev/null", "/dev/full", *write),
+        connect_ports=view.connect_ports,
+    )
+
+
+def arguments(
+    view: View, identity: Identity, seccomp_fd: int, python: str, module: str, rest: Sequence[str]
+) -> list[str]:
+    """The command line that starts ``module`` as the role, from ``bwrap`` on.
+
+    ``seccomp_fd`` is the number that the filter will have in the child. Order matters to bubblewrap:
+    each option is carried out in turn.
+    """
+    words = ["bwrap", "--die-with-parent", "--as-pid-1", "--new-session"]
+    words += ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup", "--hostname", "homebound"]
+    if not view.network:
+        words.append("--unshare-net")
+    # bubblewrap makes missing parents with mode 0700, which a role's user could not enter.
+    for folder in _parents((*SYSTEM, LANDLOCK_TRIAL, *(bind.target for bind in view.binds))):
+        words += ["--perms", "0755", "--dir", folder]
+    for path in SYSTEM:
+        words += ["--ro-bind-try", path, path]
+    for target, name in LINKS:
+        words += ["--symlink", target, name]
+    words += ["--proc", "/proc", "--dev", "/dev"]
+    for path in SCRATCH:
+        words += ["--perms", "1777", "--size", str(view.scratch_bytes), "--tmpfs", path]
+    words += ["--perms", "1777", "--size", "65536", "--tmpfs", LANDLOCK_TRIAL]
+    for bind in view.binds:
+        words += ["--bind" if bind.writable else "--ro-bind", bind.source, bind.target]
+    words += ["--remount-ro", "/", "--chdir", "/tmp", "--clearenv"]
+    for name, value in environment(view).items():
+        words += ["--setenv", name, value]
+    words += ["--seccomp", str(seccomp_fd), "--"]
+    words += setpriv(identity)
+    paths = json.dumps(asdict(landlock_paths(view)), separators=(",", ":"))
+    return [*words, python, "-B", "-s", "-P", "-m", "homebound.kernel.enter", paths, module, *rest]
+
+
+def _parents(paths: Sequence[str]) -> list[str]:
+    """Every folder above ``paths``, outermost first, without those that a mount covers."""
+    above = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
+    return sorted(above - {"/", *paths, "/tmp"})
+
+
+def setpriv(identity: Identity) -> list[str]:
+    """setpriv(1): become the role's user with no capability left, not even to be gained by execve."""
+    groups = ",".join(str(group) for group in identity.groups)
+    return [
+        "/usr/bin/setpriv", f"--reuid={identity.uid}", f"--regid={identity.gid}",
+        f"--groups={groups}" if groups else "--clear-groups",
+        "--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all", "--no-new-privs",
+    ]  # fmt: skip
+
+
+def environment(view: View) -> dict[str, str]:
+    """A clean environment: no proxies, and nothing in it by which Flower would phone out."""
+    return {
+        "PATH": "/usr/bin:/bin",
+        "HOME": "/tmp",
+        "TMPDIR": "/tmp",
+        "LANG": "C.UTF-8",
+        "LOGNAME": "homebound",
+        "USER": "homebound",
+        "PYTHONPATH": PACKAGE,
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        **view.environment,
+    }

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which refused system calls count as an attempt, and under which rule: the table for hb_syscall_exit.
+
+Names, not numbers: libseccomp knows the numbers of this architecture, and a name that it does not have here
+(open on arm64) is passed over. A call that is on no list here is not watched.
+May import: errors, events. Source: the manual page of each call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+
+from homebound.errors import HomeboundError
+from homebound.events import Rule, Shape
+
+LIBRARY = "libseccomp.so.2"
+
+# Rule and shape of each list. For SOCKET shapes the program finds the rule by family and type.
+LISTS: Mapping[tuple[Rule, Shape], str] = {
+    (Rule.SOCKET_OTHER, Shape.SOCKET): "socket socketpair",
+    (Rule.IO_URING, Shape.PLAIN): "io_uring_setup io_uring_enter io_uring_register",
+    (Rule.FILE_OUTSIDE, Shape.OPEN): "open",
+    (Rule.FILE_OUTSIDE, Shape.OPENAT): "openat",
+    (Rule.FILE_OUTSIDE, Shape.OPENAT2): "openat2",
+    (Rule.FILE_OUTSIDE, Shape.CREATE): "creat",
+    (Rule.FILE_OUTSIDE, Shape.PLAIN): """
+        mkdir mkdirat mknod mknodat link linkat symlink symlinkat rename renameat renameat2 unlink unlinkat
+        rmdir truncate chmod fchmodat chown lchown fchownat setxattr lsetxattr utimensat""",
+    (Rule.FOREIGN_FD, Shape.DESCRIPTOR): """
+        write writev pwrite64 pwritev pwritev2 sendto sendmsg sendmmsg sendfile splice tee vmsplice
+        copy_file_range""",
+    (Rule.NAMESPACE, Shape.PLAIN): """
+        unshare setns mount umount2 pivot_root chroot open_tree move_mount fsopen fsconfig fsmount fspick
+        mount_setattr""",
+    (Rule.NAMESPACE, Shape.CLONE): "clone",
+    (Rule.NAMESPACE, Shape.CLONE3): "clone3",
+    (Rule.TRACE, Shape.PLAIN): """
+        ptrace process_vm_readv process_vm_writev pidfd_getfd perf_event_open kcmp process_madvise""",
+    (Rule.KERNEL, Shape.PLAIN): """
+        bpf init_module finit_module delete_module kexec_load kexec_file_load keyctl add_key request_key
+        reboot iopl ioperm swapon swapoff acct userfaultfd syslog quotactl quotactl_fd settimeofday
+        clock_settime adjtimex clock_adjtime sethostname setdomainname open_by_handle_at
+        fanotify_init vhangup""",
+}  # fmt: skip
+
+
+def names() -> Mapping[str, tuple[Rule, Shape]]:
+    """Rule and shape by name of the call."""
+    return {name: kind for kind, text in LISTS.items() for name in text.split()}
+
+
+def numbers() -> Mapping[int, tuple[Rule, Shape]]:
+    """Rule and shape by number on this architecture. Raises HomeboundError without libseccomp."""
+    try:
+        library = ctypes.CDLL(LIBRARY)
+    except OSError as error:
+        raise HomeboundError(f"{LIBRARY} cannot be loaded", "install the package libseccomp2") from error
+    resolved = {library.seccomp_syscall_resolve_name(name.encode()): kind for name, kind in names().items()}
+    # Negative: a call of other architectures, or one newer than the library.
+    return {number: kind for number, kind in resolved.items() if number >= 0}
+
+
+def rule_value(rule: Rule, shape: Shape) -> int:
+    """The 32-bit value of the map syscall_rule: rule in the low half, shape in the high half."""
+    return rule | shape << 16

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every metric once: name, type, help and the closed set of its label values, on a registry of our own.
+
+Kernel counters and usage are read at scrape through collect(); there is no second copy of them to drift.
+What happened in this process is counted as it happens. A source that cannot be read leaves a gap and an
+error count, never a made-up zero. Imports nothing of ours; tests compare the sets with their owners.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    make_wsgi_app,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric as Family
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
+SANDBOXED = ("watcher", "trainer", "guard", "gateway", "canary")
+DAEMON = ("supervisor", "watcher", "trainer", "guard", "gateway")
+STARTED = ("watcher", "trainer", "guard", "gateway")
+ROLES = ("none", "supervisor", *SANDBOXED)
+PROGRAM_RULES = ("sock_create", "connect4", "connect6", "sendmsg4", "sendmsg6", "egress", "ingress")
+RULES = (
+    *PROGRAM_RULES,
+    "socket_stream", "socket_datagram", "socket_raw", "socket_packet", "socket_vsock", "socket_unix",
+    "socket_netlink", "socket_other",
+    "io_uring", "file_outside", "foreign_fd", "namespace", "trace", "kernel",
+)  # fmt: skip
+# Rules that are about sums and trials, not about one call.
+POLICY_RULES = ("transmit", "unaccounted", "canary")
+PROGRAMS = (
+    "hb_sock_create", "hb_connect4", "hb_connect6", "hb_sendmsg4", "hb_sendmsg6", "hb_egress", "hb_ingress",
+    "hb_syscall_exit",
+)  # fmt: skip
+KINDS = ("denied", "canary", "role_exit")
+WALLS = (
+    "namespaces", "seccomp", "landlock", "cgroup-bpf", "users", "no-inherited-fd", "no-core-dump", "no-swap",
+)  # fmt: skip
+REASONS = (
+    "app_failed", "app_not_loaded", "timeout", "trainer_died", "malformed", "schema", "not_finite",
+    "too_large", "metric_not_allowed", "not_approved", "budget", "ledger",
+)  # fmt: skip
+RESOURCES = ("cpu", "memory", "io")
+
+# From a few kilobytes (digits) to the default of guard.max_update_bytes.
+UPDATE_BUCKETS = (4096.0, 65536.0, 1048576.0, 16777216.0, 67108864.0, 268435456.0, 536870912.0)
+# Up to the default of trainer.round_timeout_seconds.
+ROUND_BUCKETS = (1.0, 5.0, 15.0, 60.0, 150.0, 300.0, 600.0)
+
+Combination = tuple[str, ...]
+# Who fills a metric: this process as things happen, or a reader that is asked at each scrape.
+Source = Literal["counted", "traffic", "denied", "programs", "usage", "collect"]
+# Metric name -> label values -> value; None is for what nobody knows and leaves a gap.
+Readings = Mapping[str, Mapping[Combination, float | None]]
+Reader = Callable[[], Readings]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric. ``values``: its label combinations, all there from the start; none for a metric whose
+    labels are facts that are set once (a version)."""
+
+    name: str
+    type: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+    values: tuple[Combination, ...] = ((),)
+    source: Source = "counted"
+    buckets: tuple[float, ...] = ()
+
+
+def _each(*sets: Iterable[str]) -> tuple[Combination, ...]:
+    return tuple(itertools.product(*sets))
+
+
+METRICS = (
+    Metric("homebound_build_info", "gauge", "Version of homebound; always 1.", ("version", "revision"), ()),
+    Metric("homebound_enforce", "gauge", "Whether walls deny (1) or only count (0, mode observe)."),
+    Metric(
+        "homebound_kernel_feature", "gauge", "Whether this kernel has the feature; it was tried.",
+        ("feature",), (),
+    ),
+    Metric(
+        "homebound_wall_active", "gauge", "Whether the wall held when it was last tried.",
+        ("wall",), _each(WALLS),
+    ),
+    Metric(
+        "homebound_canary_timestamp_seconds", "gauge", "When the walls were last tried and held; 0 is never."
+    ),
+    # the BPF programs
+    Metric(
+        "homebound_bpf_program_attached", "gauge", "Whether the program is attached to the device's cgroup.",
+        ("program",), _each(PROGRAMS), "programs",
+    ),
+    Metric(
+        "homebound_bpf_program_runs_total", "counter",
+        "Runs of the program; counted while the kernel's BPF statistics are on.",
+        ("program",), _each(PROGRAMS), "programs",
+    ),
+    Metric(
+        "homebound_bpf_program_run_seconds_total", "counter",
+        "Time spent in the program; counted while the kernel's BPF statistics are on.",
+        ("program",), _each(PROGRAMS), "programs",
+    ),
+    Metric(
+        "homebound_bpf_failed_lookups_total", "counter", "Map lookups that failed in a BPF program.",
+        source="programs",
+    ),
+    Metric(
+        "homebound_events_lost_total", "counter", "Events that found no room in the ring buffer.",
+        ("program",), _each(PROGRAMS), "programs",
+    ),
+    Metric(
+        "homebound_events_total", "counter", "Events taken from the ring buffer.", ("kind",), _each(KINDS)
+    ),
+    Metric("homebound_events_undecoded_total", "counter", "Events of a version or kind not known here."),
+    # what the kernel counted
+    Metric(
+        "homebound_transmit_bytes_total", "counter", "IP bytes that the role sent, headers included.",
+        ("role",), _each(ROLES), "traffic",
+    ),
+    Metric(
+        "homebound_receive_bytes_total", "counter", "IP bytes that the role received, headers included.",
+        ("role",), _each(ROLES), "traffic",
+    ),
+    Metric(
+        "homebound_denied_total", "counter", "Attempts that a wall refused.", ("role", "rule"),
+        _each(SANDBOXED, RULES) + _each(("none", "supervisor"), PROGRAM_RULES), "denied",
+    ),
+    # what was decided
+    Metric(
+        "homebound_violations_total", "counter",
+        "Verdicts other than allow on a watched role (watcher, trainer, guard, gateway).",
+        ("rule",), _each(RULES + POLICY_RULES),
+    ),
+    Metric(
+        "homebound_transmit_unaccounted_bytes_total", "counter",
+        "Bytes that the gateway sent and that no declaration or release explains.",
+    ),
+    # rounds and updates
+    Metric("homebound_updates_total", "counter", "Answers to tasks that the guard decided on."),
+    Metric(
+        "homebound_updates_rejected_total", "counter", "Answers that the guard refused.",
+        ("reason",), _each(REASONS),
+    ),
+    Metric(
+        "homebound_update_bytes", "histogram", "Payload of a released answer.", buckets=UPDATE_BUCKETS
+    ),
+    Metric(
+        "homebound_round_seconds", "histogram", "From a training task's start to its release.",
+        buckets=ROUND_BUCKETS,
+    ),
+    Metric(
+        "homebound_round_last_success_timestamp_seconds", "gauge",
+        "When the federation last acknowledged a training update; 0 is never.",
+    ),
+    Metric("homebound_federation_connected", "gauge", "Whether the gateway is connected to the federation."),
+    Metric("homebound_reports_malformed_total", "counter", "Reports of roles that made no sense."),
+    # the roles
+    Metric("homebound_role_up", "gauge", "Whether the role's process lives.", ("role",), _each(STARTED)),
+    Metric(
+        "homebound_role_restarts_total", "counter", "Starts of the role after its first.",
+        ("role",), _each(STARTED),
+    ),
+    Metric(
+        "homebound_cpu_seconds_total", "counter", "Processor time of the role, user and system.",
+        ("role",), _each(DAEMON), "usage",
+    ),
+    Metric(
+        "homebound_memory_bytes", "gauge", "Memory that the role holds.", ("role",), _each(DAEMON), "usage"
+    ),
+    Metric(
+        "homebound_pressure_stalled_seconds_total", "counter",
+        "Time in which at least one task of the role waited for the resource.",
+        ("role", "resource"), _each(STARTED, RESOURCES), "usage",
+    ),
+    Metric(
+        "homebound_resource_source_info", "gauge", "Where a resource's figures come from; always 1.",
+        ("resource", "source"), (), "usage",
+    ),
+    # this endpoint
+    Metric(
+        "homebound_collect_seconds", "gauge", "How long reading the kernel took in this scrape.",
+        source="collect",
+    ),
+    Metric("homebound_collect_errors_total", "counter", "Sources that could not be read in a scrape."),
+)  # fmt: skip
+BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
+
+
+class Metrics:
+    """The metrics of one watcher on ``registry``. ``readers``: one for each source that is read at scrape."""
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        readers: Mapping[Source, Reader],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        # client_python adds a _created sample to each counter; it doubles the series and tells nothing.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._readers = readers
+        self._clock = clock
+        self._counters: dict[str, Counter] = {}
+        self._gauges: dict[str, Gauge] = {}
+        self._histograms: dict[str, Histogram] = {}
+        registry.register(self)  # before the counters: an error in this scrape shows in this scrape
+        for metric in METRICS:
+            if metric.source == "counted":
+                self._declare(metric, registry)
+
+    def add(self, name: str, *labels: str, by: float = 1) -> None:
+        """Count. Raises KeyError for a combination that is not declared."""
+        self._check(name, labels)
+        counter = self._counters[name]
+        (counter.labels(*labels) if labels else counter).inc(by)
+
+    def set(self, name: str, value: float, *labels: str) -> None:
+        """Set a gauge. Raises KeyError for a combination that is not declared."""
+        self._check(name, labels)
+        gauge = self._gauges[name]
+        (gauge.labels(*labels) if labels else gauge).set(value)
+
+    def observe(self, name: str, value: float) -> None:
+        """Put a value into a histogram."""
+        self._histograms[name].observe(value)
+
+    def collect(self) -> Iterator[Family]:
+        """What the readers find now; called by the registry at each scrape."""
+        began = self._clock()
+        for source, reader in self._readers.items():
+            try:
+                readings = reader()
+            except (OSError, ValueError, LookupError):
+                self.add("homebound_collect_errors_total")
+                continue
+            yield from (
+                _family(metric, readings.get(metric.name, {}))
+                for metric in METRICS
+                if metric.source == source
+            )
+        took: Mapping[Combination, float] = {(): self._clock() - began}
+        yield _family(BY_NAME["homebound_collect_seconds"], took)
+
+    def _declare(self, metric: Metric, registry: CollectorRegistry) -> None:
+        text, labels = metric.help, metric.labels
+        if metric.type == "histogram":
+            self._histograms[metric.name] = Histogram(
+                metric.name, text, registry=registry, buckets=metric.buckets
+            )
+            return
+        made: Counter | Gauge
+        if metric.type == "counter":
+            made = self._counters[metric.name] = Counter(metric.name, text, labels, registry=registry)
+        else:
+            made = self._gauges[metric.name] = Gauge(metric.name, text, labels, registry=registry)
+        for combination in metric.values:
+            if combination:
+                made.labels(*combination)
+
+    def _check(self, name: str, labels: Combination) -> None:
+        metric = BY_NAME[name]
+        if metric.values and labels not in metric.values:
+            raise KeyError(f"{name} has no labels {labels}")
+
+
+def application(registry: CollectorRegistry) -> WSGIApplication:
+    """The WSGI application that serves ``registry``, with this process's own figures beside ours."""
+    ProcessCollector(registry=registry)
+    return make_wsgi_app(registry)
+
+
+def _family(metric: Metric, reading: Mapping[Combination, float | None]) -> Family:
+    """All declared combinations, 0 where the reading has none; one outside of them only if it is not 0."""
+    kind = CounterMetricFamily if metric.type == "counter" else GaugeMetricFamily
+    family = kind(metric.name, metric.help, labels=metric.labels)
+    beyond = {labels: value for labels, value in reading.items() if value and labels not in metric.values}
+    for labels, value in {**dict.fromkeys(metric.values, 0.0), **beyond}.items():
+        found = reading.get(labels, value)
+        if found is not None:
+            family.add_metric(labels, found)
+    return family

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a scrape reads: the BPF maps and the files of the role cgroups, as metric values.
+
+The kernel's figures are turned into readings here and kept nowhere. What takes rights to see (whether a
+program is attached, the processes of a cgroup without controllers) is the supervisor's last word.
+May import: events, metrics, kernel.maps, kernel.usage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from homebound.events import Direction, Program, ProgramCounts, Role, Rule, Traffic, TrafficKey, Verdict
+from homebound.kernel import maps, usage
+from homebound.metrics import PROGRAMS, RESOURCES, STARTED, Readings
+
+SOURCES = frozenset({usage.CGROUP, usage.PSUTIL, usage.ABSENT})
+
+
+class Counters(Protocol):
+    """What the BPF programs counted, read at each call."""
+
+    def traffic(self) -> Mapping[TrafficKey, Traffic]:
+        """Every cell."""
+
+    def denied(self) -> Mapping[tuple[Role, Rule], int]:
+        """Every count."""
+
+    def programs(self) -> Mapping[Program, ProgramCounts]:
+        """Every program's own counts."""
+
+
+@dataclass(frozen=True)
+class MapCounters:
+    """Counters behind map descriptors, by the names of the maps."""
+
+    fds: Mapping[str, int]
+
+    def traffic(self) -> Mapping[TrafficKey, Traffic]:
+        return maps.read_traffic(self.fds["traffic"])
+
+    def denied(self) -> Mapping[tuple[Role, Rule], int]:
+        return maps.read_denied(self.fds["denied"])
+
+    def programs(self) -> Mapping[Program, ProgramCounts]:
+        return maps.read_program_state(self.fds["program_state"])
+
+
+@dataclass(frozen=True)
+class ProgramFigures:
+    """What the supervisor found of one program. A link's descriptor can detach it, so it is not handed
+    over to look for ourselves."""
+
+    attached: bool
+    runs: float | None
+    run_seconds: float | None
+
+
+def left_the_role(key: TrafficKey, mode: str) -> bool:
+    """Whether packets of this cell went out: in observe mode the denied ones did too."""
+    return key.direction is Direction.TRANSMIT and (key.verdict is Verdict.ALLOWED or mode == "observe")
+
+
+def sent_bytes(traffic: Mapping[TrafficKey, Traffic], mode: str) -> dict[Role, int]:
+    """IP bytes that each role sent."""
+    sums = dict.fromkeys(Role, 0)
+    for key, cell in traffic.items():
+        if left_the_role(key, mode):
+            sums[key.role] += cell.bytes
+    return sums
+
+
+def stream_bytes(traffic: Mapping[TrafficKey, Traffic], role: Role, mode: str) -> int:
+    """TCP payload bytes that the role sent, each once."""
+    return sum(
+        cell.stream_bytes for key, cell in traffic.items() if key.role is role and left_the_role(key, mode)
+    )
+
+
+def of_traffic(traffic: Mapping[TrafficKey, Traffic], mode: str) -> Readings:
+    """Bytes by role, both ways."""
+    received = dict.fromkeys(Role, 0)
+    for key, cell in traffic.items():
+        if key.direction is Direction.RECEIVE and (key.verdict is Verdict.ALLOWED or mode == "observe"):
+            received[key.role] += cell.bytes
+    return {
+        "homebound_transmit_bytes_total": {(r.label,): n for r, n in sent_bytes(traffic, mode).items()},
+        "homebound_receive_bytes_total": {(r.label,): n for r, n in received.items()},
+    }
+
+
+def of_denied(denied: Mapping[tuple[Role, Rule], int]) -> Readings:
+    """Refused attempts by role and rule."""
+    return {
+        "homebound_denied_total": {(role.label, rule.label): count for (role, rule), count in denied.items()}
+    }
+
+
+def programs_from_report(report: Any) -> dict[str, ProgramFigures]:
+    """The supervisor's list of programs, each with name, attached, runs and run_seconds."""
+    found = {}
+    for entry in report if isinstance(report, list) else []:
+        if isinstance(entry, dict) and entry.get("name") in PROGRAMS:
+            runs, seconds = _number(entry.get("runs")), _number(entry.get("run_seconds"))
+            found[entry["name"]] = ProgramFigures(entry.get("attached") is True, runs, seconds)
+    return found
+
+
+def of_programs(counts: Mapping[Program, ProgramCounts], reported: Mapping[str, ProgramFigures]) -> Readings:
+    """Counts from the map, state and cost from the supervisor; before its first word they are left out."""
+    attached: dict[tuple[str, ...], float | None] = {}
+    runs: dict[tuple[str, ...], float | None] = {}
+    seconds: dict[tuple[str, ...], float | None] = {}
+    for name in PROGRAMS:
+        found = reported.get(name)
+        attached[(name,)] = float(found.attached) if found else None
+        runs[(name,)] = found.runs if found else None
+        seconds[(name,)] = found.run_seconds if found else None
+    return {
+        "homebound_bpf_program_attached": attached,
+        "homebound_bpf_program_runs_total": runs,
+        "homebound_bpf_program_run_seconds_total": seconds,
+        "homebound_bpf_failed_lookups_total": {(): sum(state.failed_lookups for state in counts.values())},
+        "homebound_events_lost_total": {(p.bpf_name,): state.lost for p, state in counts.items()},
+    }
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one role used, from one source; None and ABSENT for what it does not know."""
+
+    cpu_seconds: float | None
+    memory_bytes: float | None
+    pressure: Mapping[str, float | None]
+    sources: Mapping[str, str]
+
+
+def usage_from_cgroup(used: usage.Usage) -> Figures:
+    """The figures of a cgroup's own files."""
+    stalled = {"cpu": used.pressure.cpu, "memory": used.pressure.memory, "io": used.pressure.io}
+    sources = {"cpu": used.cpu.source, "memory": used.memory.source, "pressure": used.pressure.source}
+    return Figures(used.cpu.seconds, used.memory.bytes, stalled, sources)
+
+
+def usage_from_report(report: Any) -> Figures:
+    """The supervisor's figures of a role. What is not there or no number is unknown."""
+    report = report if isinstance(report, dict) else {}
+    named = report.get("source")
+    sources = {
+        resource: source
+        if (source := (named if isinstance(named, dict) else {}).get(resource)) in SOURCES
+        else usage.ABSENT
+        for resource in ("cpu", "memory")
+    }
+    return Figures(_number(report.get("cpu_seconds")), _number(report.get("memory_bytes")), {}, sources)
+
+
+def of_usage(cgroups: Mapping[str, usage.OpenFiles], reported: Mapping[str, Figures]) -> Readings:
+    """Usage by role. A role of which nothing is known yet has 0; a figure that cannot be had is left out."""
+    cpu: dict[tuple[str, ...], float | None] = {}
+    memory: dict[tuple[str, ...], float | None] = {}
+    pressure: dict[tuple[str, ...], float | None] = {}
+    sources: dict[tuple[str, ...], float | None] = {}
+    for role, first in ((role, usage_from_cgroup(files.usage())) for role, files in cgroups.items()):
+        second = reported.get(role)
+        both = (first, second) if second else (first,)
+        cpu[(role,)] = next((f.cpu_seconds for f in both if f.cpu_seconds is not None), None)
+        memory[(role,)] = next((f.memory_bytes for f in both if f.memory_bytes is not None), None)
+        if role in STARTED:
+            pressure.update({(role, name): first.pressure.get(name) for name in RESOURCES})
+        sources.update((pair, 1.0) for pair in _sources(both))
+    return {
+        "homebound_cpu_seconds_total": cpu,
+        "homebound_memory_bytes": memory,
+        "homebound_pressure_stalled_seconds_total": pressure,
+        "homebound_resource_source_info": sources,
+    }
+
+
+def _sources(figures: tuple[Figures, ...]) -> Iterator[tuple[str, str]]:
+    """For each resource the first source that knows it."""
+    for resource in ("cpu", "memory", "pressure"):
+        named = [f.sources.get(resource, usage.ABSENT) for f in figures]
+        yield resource, next((source for source in named if source != usage.ABSENT), usage.ABSENT)
+
+
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and value >= 0 else None

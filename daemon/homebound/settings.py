@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every setting once: its type, bounds, default, help and unit, as frozen dataclasses.
+
+config.py checks what a person wrote against these declarations; reference.py writes the commented
+reference file from them. A role gets them as JSON in a memfd and reads them with from_json(), so no role
+pays for the checking library. Lean: the standard library and annotated_types. Imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Predicate
+
+# Read by pydantic when config.py checks a file; a plain dict, so that it need not be imported here.
+STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+
+Mode = Literal["enforce", "observe"]
+Loader = Literal["auto", "libbpf", "bcc"]
+Wall = Literal["namespaces", "seccomp", "landlock", "cgroup-bpf"]
+Scalar = str | int | float | bool
+
+
+def is_name(text: str) -> bool:
+    return re.fullmatch(r"[a-z0-9-]{1,32}", text) is not None
+
+
+def is_sha256(text: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{64}", text) is not None
+
+
+def is_path(text: str) -> bool:
+    """Absolute, and free of ``..`` and of NUL, so that what is checked is what is opened."""
+    return text.startswith("/") and "\0" not in text and ".." not in text.split("/")
+
+
+def is_path_or_empty(text: str) -> bool:
+    return not text or is_path(text)
+
+
+def is_loopback(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).is_loopback
+    except ValueError:
+        return False
+
+
+def endpoint(text: str) -> tuple[str, int]:
+    """Split ``host:port`` or ``[IPv6]:port``; ValueError when it is neither."""
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9_.-]+)):([0-9]{1,5})", text)
+    if match is None:
+        raise ValueError(text)
+    bracketed, plain, port = match.group(1), match.group(2), int(match.group(3))
+    if not 1 <= port <= 65535:
+        raise ValueError(text)
+    if bracketed:
+        ipaddress.IPv6Address(bracketed)
+        return bracketed, port
+    if re.fullmatch(r"[0-9.]+", plain):  # 1.2.3 or 999.1.1.1 is a mistyped address, not a name
+        ipaddress.IPv4Address(plain)
+    return plain, port
+
+
+def is_endpoint(text: str) -> bool:
+    try:
+        endpoint(text)
+    except ValueError:
+        return False
+    return True
+
+
+Name = Annotated[str, Predicate(is_name)]
+Sha256 = Annotated[str, Predicate(is_sha256)]
+AbsolutePath = Annotated[str, Predicate(is_path)]
+OptionalPath = Annotated[str, Predicate(is_path_or_empty)]
+Endpoint = Annotated[str, Predicate(is_endpoint)]
+LoopbackAddress = Annotated[str, Predicate(is_loopback)]
+
+# What a predicate wants, in words; a message and the reference use them.
+PREDICATE_FORMS: Mapping[str, str] = {
+    "is_name": "1 to 32 of a-z, 0-9 and -",
+    "is_sha256": "64 lower-case hexadecimal digits",
+    "is_path": "an absolute path with no .. in it",
+    "is_path_or_empty": "an absolute path with no .. in it, or nothing",
+    "is_endpoint": "host:port, 192.0.2.1:port or [IPv6]:port",
+    "is_loopback": "a loopback address such as 127.0.0.1 or ::1 (the metrics have no password)",
+}
+
+
+def about(help: str, unit: str = "", example: object = None) -> dict[str, Any]:
+    """The words that go with a setting; ``example`` is for those without a default."""
+    return {"help": help, "unit": unit, "example": example}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationSettings:
+    """Which federation the gateway talks to. It can reach this address and nothing else."""
+
+    __pydantic_config__ = STRICT
+    address: Endpoint = field(
+        metadata=about("Fleet address of the SuperLink.", example="superlink.example.org:8000")
+    )
+    insecure: bool = field(default=False, metadata=about("Speak without TLS. For loopback and tests only."))
+    root_certificates: OptionalPath = field(
+        default="", metadata=about("PEM file with the certificates to trust. Empty: those of the system.")
+    )
+    node_key: OptionalPath = field(
+        default="",
+        metadata=about(
+            "PEM file with the EC private key that the federation knows this device by. "
+            "Empty: a key of our own is made and kept below paths.state."
+        ),
+    )
+    poll_seconds: Annotated[float, Ge(0.01), Le(3600)] = field(
+        default=1.0, metadata=about("Time between two questions for a task.", "seconds")
+    )
+    retry_max_seconds: Annotated[float, Ge(0.1), Le(86400)] = field(
+        default=60.0, metadata=about("Longest wait before a lost federation is tried again.", "seconds")
+    )
+
+    @property
+    def host(self) -> str:
+        return endpoint(self.address)[0]
+
+    @property
+    def port(self) -> int:
+        return endpoint(self.address)[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppSettings:
+    """The one app that may see the data. `homebound app-hash PATH` prints both hashes."""
+
+    __pydantic_config__ = STRICT
+    path: AbsolutePath = field(
+        metadata=about("Folder of the Flower app.", example="/usr/local/lib/homebound/app")
+    )
+    fab_sha256: Sha256 = field(
+        metadata=about(
+            "How the federation names the app; a task for another one is refused.", example="0" * 64
+        )
+    )
+    tree_sha256: Sha256 = field(
+        metadata=about("What lies in app.path; the app does not start when it differs.", example="0" * 64)
+    )
+    node_config: Mapping[str, Scalar] = field(
+        default_factory=dict, metadata=about("What the app finds in context.node_config.")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """The raw data. Only the trainer can read it, and nobody can write it."""
+
+    __pydantic_config__ = STRICT
+    path: AbsolutePath = field(metadata=about("Folder with the training data.", example="/srv/data"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSettings:
+    """The process that runs the app on the data, without any network."""
+
+    __pydantic_config__ = STRICT
+    python: OptionalPath = field(
+        default="", metadata=about("Interpreter of the environment with the app's libraries. Empty: our own.")
+    )
+    warm: bool = field(
+        default=True,
+        metadata=about("Stay between rounds. false frees the memory and costs a start each round."),
+    )
+    round_timeout_seconds: Annotated[float, Gt(0), Le(604800)] = field(
+        default=600.0, metadata=about("Longest time for one task; then the trainer is killed.", "seconds")
+    )
+    tasks_max: Annotated[int, Ge(16), Le(4194304)] = field(
+        default=512, metadata=about("Most processes and threads of the trainer.")
+    )
+    memory_max_bytes: Annotated[int, Ge(0)] = field(
+        default=0, metadata=about("Most memory of the trainer; 0 is no limit.", "bytes")
+    )
+    scratch_bytes: Annotated[int, Ge(1048576)] = field(
+        default=268435456, metadata=about("Size of the trainer's /tmp, which lies in memory.", "bytes")
+    )
+    groups: tuple[str, ...] = field(
+        default=(), metadata=about("Groups that the trainer joins so that it can read the data.")
+    )
+    preload: tuple[str, ...] = field(
+        default=("torch",), metadata=about("Modules that a warm trainer imports before its first task.")
+    )
+    log_bytes: Annotated[int, Ge(0), Le(1073741824)] = field(
+        default=1048576, metadata=about("How much of the app's own output is kept.", "bytes")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardSettings:
+    """What is done to an update before it may leave."""
+
+    __pydantic_config__ = STRICT
+    clip_norm: Annotated[float, Gt(0)] = field(
+        default=1.0, metadata=about("Largest L2 norm of a released change.")
+    )
+    noise_multiplier: Annotated[float, Ge(0)] = field(
+        default=0.1,
+        metadata=about(
+            "Standard deviation of the added Gaussian noise is this times clip_norm. 0 adds none."
+        ),
+    )
+    quantum_bits: Annotated[int, Ge(2), Le(32)] = field(
+        default=8,
+        metadata=about(
+            "Values are rounded to a step this many bits below the noise, or below clip_norm.", "bits"
+        ),
+    )
+    max_update_bytes: Annotated[int, Ge(1024), Le(2**40)] = field(
+        default=536870912, metadata=about("Largest update that is looked at.", "bytes")
+    )
+    metrics: Mapping[str, Annotated[int, Ge(0), Le(9)]] = field(
+        default_factory=lambda: {"num-examples": 0, "loss": 2, "accuracy": 2},
+        metadata=about(
+            "Metrics that may leave, each with the digits kept after the point. A table of your own "
+            "takes the place of this one."
+        ),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsSettings:
+    """Where Prometheus finds the metrics."""
+
+    __pydantic_config__ = STRICT
+    address: LoopbackAddress = field(default="127.0.0.1", metadata=about("Address to listen on."))
+    port: Annotated[int, Ge(1), Le(65535)] = field(default=10977, metadata=about("Port to listen on."))
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsersSettings:
+    """Whom the roles run as."""
+
+    __pydantic_config__ = STRICT
+    base: Annotated[int, Ge(0), Le(4294967000)] = field(
+        default=60600,
+        metadata=about(
+            "First of 8 user and group numbers for roles whose user (homebound-watcher and so on) does "
+            "not exist. 0: those users must exist."
+        ),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathsSettings:
+    """Where the daemon keeps its own things; each device has a folder with its name below."""
+
+    __pydantic_config__ = STRICT
+    state: AbsolutePath = field(
+        default="/var/lib/homebound", metadata=about("What must outlive a restart: ledger, outbox, key.")
+    )
+    run: AbsolutePath = field(default="/run/homebound", metadata=about("What ends with the daemon: sockets."))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CanarySettings:
+    """The trial that walls hold: a process with the trainer's walls that tries to get out."""
+
+    __pydantic_config__ = STRICT
+    interval_seconds: Annotated[float, Ge(1), Le(86400)] = field(
+        default=300.0, metadata=about("Time between two trials.", "seconds")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings of one device."""
+
+    __pydantic_config__ = STRICT
+    name: Name = field(
+        default="default", metadata=about("Name of this device; two daemons on a host need two names.")
+    )
+    mode: Mode = field(
+        default="enforce", metadata=about("enforce stops what must not leave; observe only counts it.")
+    )
+    loader: Loader = field(
+        default="auto", metadata=about("How the kernel programs are loaded; auto takes libbpf if it can.")
+    )
+    require: tuple[Wall, ...] = field(
+        default=("namespaces", "seccomp", "cgroup-bpf"),
+        metadata=about("Walls without which nothing trains."),
+    )
+    federation: FederationSettings
+    app: AppSettings
+    data: DataSettings
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    guard: GuardSettings = field(default_factory=GuardSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    users: UsersSettings = field(default_factory=UsersSettings)
+    paths: PathsSettings = field(default_factory=PathsSettings)
+    canary: CanarySettings = field(default_factory=CanarySettings)
+
+
+def sections() -> dict[str, type[Any]]:
+    """Table name -> dataclass, in the order of the file."""
+    hints = get_type_hints(Settings)
+    names = [entry.name for entry in dataclasses.fields(Settings)]
+    return {name: hints[name] for name in names if dataclasses.is_dataclass(hints[name])}
+
+
+def to_json(settings: Settings) -> bytes:
+    """The settings as JSON, for from_json() in another process."""
+    return json.dumps(dataclasses.asdict(settings)).encode()
+
+
+def from_json(document: bytes | str) -> Settings:
+    """Read what to_json() wrote. It was checked before, so a wrong document is a bug: TypeError, KeyError."""
+    values: dict[str, Any] = json.loads(document)
+    for name, section in sections().items():
+        values[name] = section(**{key: _frozen(value) for key, value in values[name].items()})
+    return Settings(**{key: _frozen(value) for key, value in values.items()})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Documents as a person reads them: lines of facts and tables, each under 80 columns.
+
+Pure: takes the documents that --json prints and returns text in cells; the command line draws it.
+Imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+WIDTH = 79
+ORIGIN_COLUMN = 40
+
+
+@dataclass(frozen=True)
+class Table:
+    """``columns`` are headings; one that starts with ``>`` is of numbers and set to the right."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def size(count: float | None) -> str:
+    """Bytes in decimal units; ``-`` when nobody knows."""
+    if count is None:
+        return "-"
+    number = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(number) < 1000:
+            return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in the one or two units that matter; ``-`` when nobody knows."""
+    if seconds is None:
+        return "-"
+    whole = int(seconds)
+    if whole < 60:
+        return f"{seconds:.0f} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def moment(value: float | None) -> str:
+    """Seconds since 1970 as the local date and time."""
+    if not value:
+        return "-"
+    return dt.datetime.fromtimestamp(value, tz=dt.UTC).astimezone().isoformat(" ", timespec="seconds")
+
+
+def status(document: Mapping[str, Any], now: float) -> list[Table]:
+    """The status document, most important first."""
+    tables = [Table("", ("", ""), tuple(_facts(document, now))), _roles(document["roles"])]
+    walls = document["walls"]
+    if walls:
+        rows: tuple[tuple[str, ...], ...] = tuple(
+            (name, "holds" if wall["active"] else "OPEN", wall["detail"]) for name, wall in walls.items()
+        )
+        tables.append(Table("walls, as tried", ("wall", "", "tried"), rows))
+    if document["violations"]:
+        rows = tuple(
+            (entry["rule"], entry["role"], str(entry["count"]), moment(entry["last"]))
+            for entry in document["violations"]
+        )
+        tables.append(Table("violations", ("rule", "role", ">count", "last"), rows))
+    return tables
+
+
+def _facts(document: Mapping[str, Any], now: float) -> list[tuple[str, str]]:
+    facts = [
+        ("device", f"{document['name']}, mode {document['mode']}, version {document['version']}"),
+        ("state", f"{document['state']}, up for {duration(now - document['since'])}"),
+        *((("problem", document["problem"]),) if document.get("problem") else ()),
+        ("round", _round(document)),
+        ("federation", _federation(document["federation"])),
+        (
+            "released",
+            f"{document['released']['updates']} updates, {size(document['released']['payload_bytes'])}",
+        ),
+    ]
+    if document["refused"]:
+        codes = ", ".join(f"{code} {count}" for code, count in document["refused"].items())
+        facts.append(("refused", codes))
+    facts.append(
+        (
+            "sent",
+            f"{size(document['kernel_stream_bytes'])} counted by the kernel, "
+            f"{size(document['declared_stream_bytes'])} declared, "
+            f"{document['unaccounted_bytes']} B unaccounted",
+        )
+    )
+    canary = document["canary"]
+    if canary["tried"]:
+        facts.append(
+            ("canary", f"{canary['out']} of {canary['tried']} got out, {duration(canary['age_seconds'])} ago")
+        )
+    else:
+        facts.append(("canary", "not yet tried"))
+    return facts
+
+
+def _round(document: Mapping[str, Any]) -> str:
+    completed = f"{document['rounds_completed']} completed"
+    current = document["round"]
+    return (
+        f"{current['number']} ({current['kind']}, {current['state']}), {completed}" if current else completed
+    )
+
+
+def _federation(link: Mapping[str, Any]) -> str:
+    if link["connected"]:
+        return f"connected to {link['address']}"
+    why = f": {link['reason']}" if link.get("reason") else ""
+    hint = f"; {link['hint']}" if link.get("hint") else ""
+    return f"not connected to {link['address']}{why}{hint}"
+
+
+def _roles(roles: Mapping[str, Mapping[str, Any]]) -> Table:
+    columns = ("role", "state", ">pid", ">sent", ">received", ">denied", ">memory", ">cpu")
+    rows = tuple(
+        (
+            name,
+            _state(role),
+            str(role["pid"] or "-"),
+            size(role["transmit_bytes"]),
+            size(role["receive_bytes"]),
+            str(role["denied"]),
+            size(role["memory_bytes"]),
+            duration(role["cpu_seconds"]),
+        )
+        for name, role in roles.items()
+    )
+    return Table("roles", columns, rows)
+
+
+def _state(role: Mapping[str, Any]) -> str:
+    count = role["restarts"]
+    return f"{role['state']}, {count} restart{'s' if count > 1 else ''}" if count else str(role["state"])
+
+
+def setting(line: str, origin: str) -> str:
+    """A line of TOML and, behind or below it, where it comes from."""
+    comment = f"# {origin}"
+    fits = max(len(line), ORIGIN_COLUMN) + 2 + len(comment) <= WIDTH
+    return f"{line:<{ORIGIN_COLUMN}}  {comment}" if fits else f"{line}\n    {comment}"
+
+
+def leaks(rows: Sequence[tuple[str, ...]]) -> Table:
+    """Each way out: what became of it, by which wall, seen by which counter."""
+    return Table("", (">", "way out", "", "wall", "counted by"), tuple(rows))
+
+
+def ledger(entries: Sequence[Mapping[str, Any]]) -> Table:
+    """What left, and what was refused."""
+    rows = tuple(
+        (
+            str(entry["number"]),
+            moment(entry["time"])[:19],
+            entry["kind"],
+            str(entry["round"]),
+            size(entry["payload_bytes"]),
+            f"{entry['norm']:.3g}",
+            "yes" if entry["clipped"] else "no",
+            entry["hash"][:12],
+        )
+        for entry in entries
+    )
+    return Table("", (">", "time", "kind", ">round", ">bytes", ">norm", "clipped", "hash"), rows)
+
+
+def checks(found: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """What `homebound doctor` found: a line each, required ones first."""
+    marks = {"good": "ok", "bad": "NO", "unknown": "??"}
+    tables = []
+    for need in ("required", "wanted"):
+        rows = []
+        for check in found:
+            if check["need"] == need:
+                advice = f"\n-> {check['advice']}" if check["advice"] and check["result"] != "good" else ""
+                rows.append((marks[check["result"]], check["name"], f"{check['fact']}{advice}"))
+        tables.append(Table(need, ("", "check", "found"), tuple(rows)))
+    return tables
+
+
+def programs(found: Sequence[Mapping[str, Any]]) -> Table:
+    """What loading the kernel programs gave."""
+    rows = tuple(
+        (entry["name"], "attached" if entry["attached"] else "NOT ATTACHED", entry["reason"])
+        for entry in found
+    )
+    return Table("kernel programs", ("program", "", "reason"), rows)

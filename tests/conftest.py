@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every test shares: the package from the clone, and the rule for tests that need root.
+
+A test marked ``root`` is skipped without root on a developer's machine; on a build server (CI is set) it
+fails instead, because there a skip would pass for a proof.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def need_of_root(euid: int, environ: Mapping[str, str]) -> Literal["run", "skip", "fail"]:
+    """What becomes of a test that needs root, for this user and environment."""
+    if euid == 0:
+        return "run"
+    return "fail" if environ.get("CI", "").lower() in ("1", "true") else "skip"
+
+
+def pytest_configure() -> None:
+    """Let the processes that tests start import the package from the clone, too."""
+    inherited = os.environ.get("PYTHONPATH", "")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "daemon"), inherited]))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Apply the rule for root before any fixture of the test is made."""
+    if item.get_closest_marker("root") is None:
+        return
+    verdict = need_of_root(os.geteuid(), os.environ)
+    if verdict == "fail":
+        pytest.fail("needs root, and on a build server that is a failure", pytrace=False)
+    if verdict == "skip":
+        pytest.skip("needs root: run make test as root")

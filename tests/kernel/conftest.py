@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A device for kernel tests: a root cgroup with role cgroups, and the programs attached.
+
+Everything is removed again, also after a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from homebound.events import Role
+from homebound.kernel import features, maps
+from homebound.kernel.probes import Probes
+from kernel.rig import Device, remove_cgroup
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+OBJECTS = ROOT / "daemon/homebound/bpf_objects"
+BPF_FILE_SYSTEM = Path("/sys/fs/bpf")
+
+
+class MakeDevice(Protocol):
+    """The fixture ``make_device``."""
+
+    def __call__(self, enforce: bool = True) -> Device: ...
+
+
+@pytest.fixture(scope="session")
+def objects() -> Path:
+    """The folder of the built objects."""
+    subprocess.run(["make", "-s", "-C", str(ROOT / "bpf")], check=True)
+    return OBJECTS
+
+
+@pytest.fixture(scope="session")
+def bpf_file_system() -> Path:
+    """Where pins live; mounted when it is not."""
+    if not BPF_FILE_SYSTEM.is_mount():
+        subprocess.run(["mount", "-t", "bpf", "bpf", str(BPF_FILE_SYSTEM)], check=True)
+    return BPF_FILE_SYSTEM
+
+
+@pytest.fixture
+def device_cgroup() -> Iterator[Path]:
+    """An empty root cgroup with role cgroups; killed and removed at the end."""
+    mounts = features.cgroup2_mounts()
+    if not mounts:
+        pytest.skip("cgroup v2 is not mounted")
+    root = mounts[0] / f"homebound-test-{os.getpid()}"
+    root.mkdir()
+    try:
+        for role in Role:
+            (root / role.label).mkdir()
+        yield root
+    finally:
+        remove_cgroup(root)
+
+
+@pytest.fixture
+def make_device(objects: Path, bpf_file_system: Path, device_cgroup: Path) -> Iterator[MakeDevice]:
+    """Makes the device, enforcing or observing."""
+    pins = bpf_file_system / device_cgroup.name
+    made: list[Device] = []
+
+    def make(enforce: bool = True) -> Device:
+        level = len(device_cgroup.relative_to(features.cgroup2_mounts()[0]).parts) + 1
+        probes = Probes.load(objects, device_cgroup, level, enforce, pins)
+        for role in Role:
+            if role is not Role.NONE:
+                probes.assign((device_cgroup / role.label).stat().st_ino, role)
+        device = Device(device_cgroup, pins, probes, maps.EventStream(probes.map_fd("events")))
+        made.append(device)
+        assert [state for state in probes.programs() if not state.attached] == []
+        return device
+
+    try:
+        yield make
+    finally:
+        for device in made:
+            device.stream.close()
+            if device.pins.exists():
+                device.probes.remove()
+            else:
+                device.probes.close()
+
+
+@pytest.fixture
+def device(make_device: MakeDevice) -> Device:
+    """A device whose programs enforce."""
+    return make_device()

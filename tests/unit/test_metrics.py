@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""metrics.py: names and labels are a closed, small, linted set, and what cannot be read leaves a gap."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import get_args
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from homebound import events, policy, records, settings
+from homebound.metrics import (
+    BY_NAME,
+    KINDS,
+    METRICS,
+    POLICY_RULES,
+    PROGRAMS,
+    REASONS,
+    ROLES,
+    RULES,
+    WALLS,
+    Combination,
+    Metrics,
+    Readings,
+    Source,
+    application,
+)
+
+SOURCES: tuple[Source, ...] = ("traffic", "denied", "programs", "usage")
+# As many as kernel/features.py can be expected to ask for.
+FEATURES = tuple(f"feature_{i}" for i in range(12))
+
+
+def made(readings: Readings | None = None) -> tuple[CollectorRegistry, Metrics]:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, dict.fromkeys(SOURCES, lambda: readings or {}))
+    metrics.set("homebound_build_info", 1, "0.1.0", "abc")
+    for feature in FEATURES:
+        metrics.set("homebound_kernel_feature", 1, feature)
+    return registry, metrics
+
+
+def samples(registry: CollectorRegistry) -> dict[tuple[str, Combination], float]:
+    return {
+        (sample.name, tuple(sample.labels.values())): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+    }
+
+
+def test_all_series_are_there_from_the_start_and_under_300() -> None:
+    full: dict[Combination, float | None] = {
+        (resource, "cgroup"): 1.0 for resource in ("cpu", "memory", "pressure")
+    }
+    registry, _ = made({"homebound_resource_source_info": full})
+    application(registry)
+    count = len(samples(registry))
+    print(f"{count} series")
+    assert 250 < count < 300
+
+
+def test_every_declared_combination_is_preset_to_0() -> None:
+    registry, _ = made()
+    found = samples(registry)
+    for metric in METRICS:
+        if metric.type == "histogram" or metric.source == "collect":
+            continue
+        for combination in metric.values:
+            assert found[metric.name, combination] == 0.0, metric.name
+
+
+def test_no_created_samples() -> None:
+    registry, metrics = made()
+    metrics.add("homebound_updates_total")
+    metrics.observe("homebound_round_seconds", 3)
+    assert not [name for name, _ in samples(registry) if name.endswith("_created")]
+
+
+def test_sets_are_those_of_their_owners() -> None:
+    assert set(ROLES) == {role.label for role in events.Role}
+    assert set(RULES) == {rule.label for rule in events.Rule}
+    assert set(KINDS) == {kind.label for kind in events.Kind}
+    assert set(PROGRAMS) == {program.bpf_name for program in events.Program}
+    assert set(REASONS) == {code.value for code in records.RefusalCode}
+    assert set(WALLS) >= set(get_args(settings.Wall))
+    assert {role.label for role in policy.WATCHED} < set(ROLES)
+
+
+def test_the_rules_of_policy_that_are_no_kernel_rules_are_declared() -> None:
+    verdicts = [
+        policy.decide(policy.Sent(events.Role.TRAINER, 1), "enforce"),
+        policy.decide(policy.Unexplained(1), "enforce"),
+        policy.decide(policy.CanaryResult(1), "enforce"),
+    ]
+    assert {verdict.rule for verdict in verdicts} == set(POLICY_RULES)
+
+
+def test_names_follow_the_conventions() -> None:
+    assert len(BY_NAME) == len(METRICS)
+    for metric in METRICS:
+        assert metric.name.startswith("homebound_")
+        assert metric.name.endswith("_total") == (metric.type == "counter"), metric.name
+        assert metric.help.endswith("."), metric.name
+        assert not {"pid", "comm", "path", "type", "service", "job", "instance", "env"} & set(metric.labels)
+
+
+def test_promtool_accepts_the_page() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian: prometheus)")
+    page = generate_latest(made()[0])
+    done = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    # The control: it does find a counter without its ending.
+    bad = b"# HELP a_counter a\n# TYPE a_counter counter\na_counter 1\n"
+    assert subprocess.run(
+        [promtool, "check", "metrics"], input=bad, capture_output=True, check=False
+    ).returncode
+
+
+def test_the_page_is_valid_openmetrics() -> None:
+    page = openmetrics.generate_latest(made()[0]).decode()  # type: ignore[no-untyped-call]
+    parsed = text_string_to_metric_families(page)  # type: ignore[no-untyped-call]
+    families = {family.name for family in parsed}
+    assert {metric.name.removesuffix("_total") for metric in METRICS} == families
+
+
+def test_readings_are_asked_at_each_scrape() -> None:
+    count = iter(range(1, 10))
+    registry = CollectorRegistry()
+    Metrics(
+        registry,
+        {"denied": lambda: {"homebound_denied_total": {("trainer", "io_uring"): float(next(count))}}},
+    )
+    for expected in (1.0, 2.0):
+        assert samples(registry)["homebound_denied_total", ("trainer", "io_uring")] == expected
+
+
+def test_a_source_that_fails_leaves_a_gap_and_a_count() -> None:
+    def broken() -> Readings:
+        raise OSError("map is gone")
+
+    registry = CollectorRegistry()
+    Metrics(registry, {"denied": broken, "traffic": dict})
+    found = samples(registry)
+    assert found["homebound_collect_errors_total", ()] == 1.0
+    assert ("homebound_denied_total", ("trainer", "io_uring")) not in found
+    assert found["homebound_transmit_bytes_total", ("trainer",)] == 0.0
+    assert found["homebound_collect_seconds", ()] >= 0
+
+
+def test_what_nobody_knows_is_left_out() -> None:
+    registry, _ = made({"homebound_memory_bytes": {("trainer",): None, ("guard",): 5.0}})
+    found = samples(registry)
+    assert ("homebound_memory_bytes", ("trainer",)) not in found
+    assert found["homebound_memory_bytes", ("guard",)] == 5.0
+
+
+def test_a_count_outside_of_the_set_is_shown_all_the_same() -> None:
+    key = ("supervisor", "trace")
+    assert key not in BY_NAME["homebound_denied_total"].values
+    registry, _ = made({"homebound_denied_total": {key: 23.0, ("none", "trace"): 0.0}})
+    found = samples(registry)
+    assert found["homebound_denied_total", key] == 23.0
+    assert ("homebound_denied_total", ("none", "trace")) not in found
+
+
+def test_undeclared_labels_are_refused() -> None:
+    _, metrics = made()
+    metrics.add("homebound_updates_rejected_total", "timeout")
+    with pytest.raises(KeyError):
+        metrics.add("homebound_updates_rejected_total", "made up")
+    with pytest.raises(KeyError):
+        metrics.set("homebound_role_up", 1, "canary")
+    with pytest.raises(KeyError):
+        metrics.add("homebound_made_up_total")
