@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 CONNECTIONS = 8
 # A connection that says nothing for this long is closed.
 IDLE_SECONDS = 5.0
-POLL_SECONDS = 0.5
+# How long shutdown() may take; the daemon never calls it, so it need not wake up for it.
+SHUTDOWN_SECONDS = 3600.0
 
 
 class _Handler(WSGIRequestHandler):
@@ -89,10 +90,13 @@ def route(metrics: WSGIApplication, healthy: Callable[[], bool]) -> WSGIApplicat
     return application
 
 
-def serve(listener: socket.socket, application: WSGIApplication) -> WSGIServer:
+def serve(
+    listener: socket.socket, application: WSGIApplication, shutdown_seconds: float = SHUTDOWN_SECONDS
+) -> WSGIServer:
     """Answer requests in threads of their own until the process ends or ``shutdown()`` is called."""
     server = _Server(listener, application)
-    threading.Thread(target=server.serve_forever, args=(POLL_SECONDS,), name="metrics", daemon=True).start()
+    arguments = (shutdown_seconds,)
+    threading.Thread(target=server.serve_forever, args=arguments, name="metrics", daemon=True).start()
     return server
 
 

@@ -20,7 +20,6 @@ from homebound.kernel import maps
 from homebound.settings import Settings
 
 if TYPE_CHECKING:
-    from homebound.roster import Roster
     from homebound.supervisor import Supervisor
 
 TrafficTable = Mapping[TrafficKey, Traffic]
@@ -78,9 +77,8 @@ def encode(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, allow_nan=False).encode() + b"\n"
 
 
-def usage(place: Instance, roster: Roster) -> dict[str, Any]:
+def usage(place: Instance) -> dict[str, Any]:
     """What each role used, for the watcher where it cannot read the files itself."""
-    del roster
     return {role.label: _used(place, role) for role in SHOWN_ROLES}
 
 
@@ -115,7 +113,7 @@ def compose(daemon: Supervisor) -> dict[str, Any]:
         "round": {"number": newest.round, "kind": newest.kind, "state": newest.state} if newest else None,
         "rounds_completed": books.acknowledged,
         "roles": {role.label: _role(daemon, role, traffic, denied) for role in SHOWN_ROLES},
-        "walls": _walls(daemon),
+        "walls": walls(daemon),
         "released": {"updates": books.released, "payload_bytes": books.released_bytes},
         "tasks": [_task(task) for task in books.tasks],
         "refused": dict(books.refused),
@@ -179,7 +177,7 @@ def _denied(denied: DeniedTable) -> dict[str, dict[str, int]]:
     return table
 
 
-def _walls(daemon: Supervisor) -> dict[str, Any]:
+def walls(daemon: Supervisor) -> dict[str, Any]:
     """Each wall: whether it was seen to hold, and by what."""
     trials, found = daemon.life.trials, {}
     for wall in CANARY_WALLS:

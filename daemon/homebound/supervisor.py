@@ -369,7 +369,10 @@ class Supervisor:
 
     def _send_usage(self) -> None:
         self.due["usage"] = self.clock() + USAGE_SECONDS
-        self._report({"type": "usage", "roles": status.usage(self.place, self.roster)})
+        self._report({"type": "usage", "roles": status.usage(self.place)})
+        self._report({"type": "walls", "walls": {name: wall["active"] for name, wall in status.walls(self).items()}})
+        if self.walls is not None:
+            self._report({"type": "programs", "programs": [vars(p) for p in self.walls.probes.programs()]})
 
     def _drain_log(self, reading: int) -> None:
         """Keep the app's own output on this device, up to its budget; the rest is dropped."""

@@ -109,7 +109,11 @@ class Relay:
                 threading.Thread(target=self._forward, args=(client,), daemon=True).start()
 
     def _forward(self, client: socket.socket) -> None:
-        with contextlib.suppress(OSError), client, socket.create_connection((LOOPBACK, self.target)) as server:
+        with (
+            contextlib.suppress(OSError),
+            client,
+            socket.create_connection((LOOPBACK, self.target)) as server,
+        ):
             self._pairs += [client, server]
             while True:
                 for sock in select.select([client, server], [], [])[0]:

@@ -65,7 +65,9 @@ def client(end: Endpoint, line: Line, limit: int = 1 << 24) -> httpx.Client:
     return httpx.Client(transport=Transport(end, line, limit), trust_env=False, timeout=10)
 
 
-def post(http: httpx.Client, end: Endpoint, body: bytes, kind: str = "push", task: str = "t") -> httpx.Response:
+def post(
+    http: httpx.Client, end: Endpoint, body: bytes, kind: str = "push", task: str = "t"
+) -> httpx.Response:
     scheme = "http" if end.context is None else "https"
     request = http.build_request("POST", f"{scheme}://{end.name}:{end.port}/x", content=body)
     request.extensions[PURPOSE] = Purpose(kind, task)

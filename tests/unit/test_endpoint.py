@@ -50,7 +50,7 @@ def server(request: pytest.FixtureRequest, health: Health) -> Iterator[tuple[str
     family = socket.AF_INET6 if ":" in request.param else socket.AF_INET
     listener = listen(family, request.param)
     host, port = listener.getsockname()[:2]
-    serving = endpoint.serve(listener, endpoint.route(page, health))
+    serving = endpoint.serve(listener, endpoint.route(page, health), shutdown_seconds=0.02)
     yield host, port
     serving.shutdown()
     listener.close()

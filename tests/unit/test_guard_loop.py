@@ -6,6 +6,7 @@ Every test that provokes a refusal ends with an honest round through the same gu
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -311,7 +312,8 @@ def test_an_idle_trainer_that_dies(tmp_path: Path) -> None:
 def test_an_idle_trainer_must_be_silent(tmp_path: Path) -> None:
     with rig(tmp_path, **EXACT) as guard:
         link = guard.trainer()
-        write(link, "update", {"task": "t1"}, HONEST)
+        with contextlib.suppress(channel.ChannelClosed):  # the guard may be gone before the body is sent
+            write(link, "update", {"task": "t1"}, HONEST)
         assert guard.hear("trainer_failed")["code"] == "too_large"
         honest_round(guard)
 

@@ -26,7 +26,7 @@ from homebound.errors import ConfigError, HomeboundError, ViolationPresent
 from homebound.ledger import COLUMNS, START, Entry, Fault, Head, LedgerWriter
 
 COUNT = 23
-EXAMPLES = settings(max_examples=80, deadline=None)
+EXAMPLES = settings(max_examples=150, deadline=None)
 
 
 def fill(writer: LedgerWriter, count: int = COUNT) -> list[Entry]:

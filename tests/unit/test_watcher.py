@@ -294,9 +294,9 @@ def test_a_new_watcher_takes_over_the_accounts(start: Callable[..., Rig]) -> Non
     counters.add(tx(Role.GATEWAY), 1000, 900)
     rig = start(counters=counters)
     rig.report(
-        type="accounts", baseline=0, declared_bytes=900, forgotten_surplus_bytes=0, released=4, released_bytes=0,
-        acknowledged=0, malformed=0, tasks=[], refused={}, roles={"guard": {"up": True, "starts": 1}},
-        federation={"connected": True},
+        type="accounts", baseline=0, declared_bytes=900, forgotten_surplus_bytes=0, released=4,
+        released_bytes=0, acknowledged=0, malformed=0, tasks=[], refused={},
+        roles={"guard": {"up": True, "starts": 1}}, federation={"connected": True},
     )  # fmt: skip
     rig.becomes(1, "homebound_role_up", role="guard")
     assert rig.value("homebound_updates_total") == 0

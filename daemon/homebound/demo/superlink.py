@@ -214,6 +214,12 @@ class Operator:
             time.sleep(0.1)
         return state
 
+    def log(self, run: int) -> str:
+        """What the ServerApp of a finished run wrote."""
+        from flwr.proto.control_pb2 import StreamLogsRequest
+
+        return "".join(part.log_output for part in self._client.StreamLogs(StreamLogsRequest(run_id=run)))
+
     def stop(self, run: int) -> None:
         """Stop a run."""
         from flwr.proto.control_pb2 import StopRunRequest

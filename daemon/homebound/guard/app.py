@@ -9,12 +9,12 @@ May import: channel, control, ledger, records, settings, errors, and the rest of
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import selectors
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from homebound import channel, control
 from homebound.channel import ChannelClosed, ChannelError, Frame
@@ -38,7 +38,7 @@ STOP_SECONDS = 2.0
 WANTED = {"type": "trainer_wanted"}
 
 
-@dataclass
+@dataclasses.dataclass
 class Pending:
     """The task in work. ``frame`` is what the trainer still has to get."""
 
@@ -242,6 +242,8 @@ class Guard:
             return
         decision = release.decide(pending.task, update, settings, self._noise)
         self._decision = decision.code if isinstance(decision, Refusal) else decision
+        # The model has done its duty as schema; a release is as large again.
+        pending.task = dataclasses.replace(pending.task, records=())
 
     def _conclude(self) -> None:
         """End the task in work with a trainer that is well."""

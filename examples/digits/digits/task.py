@@ -25,7 +25,7 @@ class Net(nn.Module):
     """Fixed edge features, then one linear layer without bias: its 2560 weights are all that is learned.
 
     The features say in which directions edges run near each pixel (Sobel filters and the structure tensor),
-    averaged over 3 by 3 pixels. They are fixed because noise on an update harms less the less it has to teach.
+    averaged over 3 by 3 pixels. They are fixed because noise harms an update less the less it has to teach.
     """
 
     filters: Tensor
