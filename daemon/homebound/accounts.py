@@ -23,20 +23,20 @@ OVERHEAD_RATIO = 1.25
 OVERHEAD_BYTES = 65536
 # Requests that carry an answer to a task towards the federation.
 PUSHES = ("push", "push_object")
-# Takes back what was declared but can no longer be sent; the only report with a negative number.
-UNSENT = "unsent"
 # A declaration is sent before its bytes, but over another link than the kernel's counter is read by.
 GRACE_SECONDS = 5.0
 
 WORD = re.compile(r"[A-Za-z0-9_.:+/=-]{1,128}")
 HINT_CHARACTERS = 200
+# States in which a task has had its one decision.
+_DECIDED = ("released", "refused", "acknowledged", "dropped")
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task of the federation. ``state``: started, released, refused or acknowledged. Times in seconds
-    of the caller's clock. ``attempts``: how often its answer was begun to be sent, ``begun_bytes`` where the
-    latest of them started."""
+    """One task of the federation. ``state``: started, released, refused, acknowledged or dropped. Times are
+    seconds of the caller's clock. ``attempts``: how often its answer was begun to be sent; ``begun_bytes``:
+    where in ``pushed_bytes`` the latest of them started."""
 
     task: str
     round: int = 0
@@ -210,15 +210,25 @@ def _started(accounts: Accounts, report: Report, now: float) -> Accounts:
 def _released(accounts: Accounts, report: Report, now: float) -> Accounts:
     task = _known(accounts, report, now)
     payload = _number(report, "payload_bytes")
-    if task.state in ("released", "acknowledged"):
+    if task.state in _DECIDED:
         return _keep(accounts, replace(task, payload_bytes=max(payload, task.payload_bytes)))
     after = _keep(accounts, replace(task, state="released", payload_bytes=payload, finished=now))
     return replace(after, released=after.released + 1, released_bytes=after.released_bytes + payload)
 
 
+def _released_before(accounts: Accounts, report: Report, now: float) -> Accounts:
+    """Of an earlier life of the daemon, from the ledger: its update may still wait in the outbox."""
+    task = _known(accounts, report, now)
+    payload = max(_number(report, "payload_bytes"), task.payload_bytes)
+    state = "released" if task.state == "started" else task.state
+    return _keep(accounts, replace(task, state=state, payload_bytes=payload))
+
+
 def _refused(accounts: Accounts, report: Report, now: float) -> Accounts:
     code = _word(report, "code")
     task = _known(accounts, report, now)
+    if task.state in _DECIDED:
+        return accounts
     after = _keep(accounts, replace(task, state="refused", code=code, finished=now))
     if code not in after.refused and len(after.refused) >= TASKS_KEPT:
         raise _Malformed  # the set of codes is closed and small: this is somebody making them up
@@ -226,23 +236,37 @@ def _refused(accounts: Accounts, report: Report, now: float) -> Accounts:
 
 
 def _declared(accounts: Accounts, report: Report, now: float) -> Accounts:
+    sent = _number(report, "stream_bytes")
     request = _word(report, "request")
     name = _word(report, "task", empty=True)
-    # Taking back can only make more unaccounted, so it needs no bound of its own.
-    sent = -_number(report, "stream_bytes", -1) if request == UNSENT else _number(report, "stream_bytes")
-    task = accounts.task(name)
-    if request in PUSHES or (request == UNSENT and task):
-        task = task or Task(name, started=now)
-        accounts = _keep(accounts, replace(task, pushed_bytes=max(0, task.pushed_bytes + sent)))
+    if request in PUSHES:
+        task = accounts.task(name) or Task(name, started=now)
+        accounts = _keep(accounts, replace(task, pushed_bytes=task.pushed_bytes + sent))
     return replace(accounts, declared_bytes=accounts.declared_bytes + sent)
+
+
+def _unsent(accounts: Accounts, report: Report, now: float) -> Accounts:
+    """Declared, but the link broke before it was sent. Taking back can only make more unaccounted."""
+    del now
+    back = _number(report, "stream_bytes")
+    task = accounts.task(_word(report, "task", empty=True))
+    if task:
+        accounts = _keep(accounts, replace(task, pushed_bytes=max(0, task.pushed_bytes - back)))
+    return replace(accounts, declared_bytes=max(0, accounts.declared_bytes - back))
 
 
 def _acknowledged(accounts: Accounts, report: Report, now: float) -> Accounts:
     task = _known(accounts, report, now)
-    if task.state == "acknowledged":
-        return accounts
+    if task.state != "released":
+        return accounts  # what the federation acknowledged was a refusal
     after = _keep(accounts, replace(task, state="acknowledged"))
     return replace(after, acknowledged=after.acknowledged + 1)
+
+
+def _dropped(accounts: Accounts, report: Report, now: float) -> Accounts:
+    """The gateway gave a task or its answer up: the run is over, or nobody wants it any more."""
+    task = _known(accounts, report, now)
+    return _keep(accounts, replace(task, state="dropped", code=_word(report, "reason"), finished=now))
 
 
 def _connected(accounts: Accounts, report: Report, now: float) -> Accounts:
@@ -295,9 +319,12 @@ def _restored(accounts: Accounts, report: Report, now: float) -> Accounts:
 _STEPS: Mapping[str, Callable[[Accounts, Report, float], Accounts]] = {
     "started": _started,
     "released": _released,
+    "released_before": _released_before,
     "refused": _refused,
     "declare": _declared,
+    "unsent": _unsent,
     "acknowledged": _acknowledged,
+    "dropped": _dropped,
     "connected": _connected,
     "disconnected": _disconnected,
     "role_up": _role_up,

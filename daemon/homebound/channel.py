@@ -33,6 +33,10 @@ class ChannelError(HomeboundError):
     """The peer sent something that is no frame, or more than it may."""
 
 
+class FrameTooLarge(ChannelError):
+    """The peer announced more than it may send; none of it was read."""
+
+
 class ChannelClosed(ChannelError):
     """The peer ended."""
 
@@ -47,7 +51,7 @@ class Frame:
 
 
 def encode_header(frame: Frame) -> bytes:
-    """Canonical bytes of a header: sorted keys, no spaces, ASCII, no NaN. Raises ChannelError if too large."""
+    """Canonical bytes of a header: sorted keys, no spaces, ASCII, no NaN. ChannelError if too large."""
     text = json.dumps(
         {**frame.header, "kind": frame.kind}, sort_keys=True, separators=(",", ":"), allow_nan=False
     )
@@ -112,7 +116,7 @@ class FrameReader:
             if magic != MAGIC:
                 raise ChannelError("the peer does not speak frames")
             if header_length > MAX_HEADER or body_length > self._max_body:
-                raise ChannelError("a frame is over the size limit")
+                raise FrameTooLarge("a frame is over the size limit")
             self._body_length = body_length
             self._begin(header_length)
             return None

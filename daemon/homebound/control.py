@@ -19,6 +19,8 @@ from homebound.errors import HomeboundError
 # Fits in the default SO_SNDBUF (net.core.wmem_default 212992) of a sequenced-packet socket.
 MAX_MESSAGE = 65536
 MAX_FDS = 64
+# Some 2000 reports; the kernel caps it at net.core.wmem_max without saying so. socket(7)
+SEND_BUFFER = 1 << 20
 
 Message = dict[str, Any]
 
@@ -28,8 +30,11 @@ class ControlClosed(HomeboundError):
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
-    """Both ends of a new link; record boundaries are kept."""
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    """Both ends of a new link; record boundaries are kept. A peer that is slow for a second loses nothing."""
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in (left, right):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+    return left, right
 
 
 def send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:

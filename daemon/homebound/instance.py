@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from homebound.kernel.sandbox import Identity
 from homebound.settings import Settings
 
 BPF_FILE_SYSTEM = Path("/sys/fs/bpf")
-# systemd marks a cgroup that it left to the service (Delegate=yes) by this attribute. systemd.resource-control(5)
+# systemd marks a cgroup that it left to a service (Delegate=yes) by this. systemd.resource-control(5)
 DELEGATED = "trusted.delegate"
 ROLES = (Role.SUPERVISOR, Role.WATCHER, Role.TRAINER, Role.GUARD, Role.GATEWAY, Role.CANARY)
 
@@ -138,7 +139,11 @@ def remove_tree(instance: Instance) -> None:
     for role in ROLES:
         if role is not Role.SUPERVISOR:
             instance.cgroup(role).kill()
-    home = instance.root.path if _is_delegated(instance.root.path) else _mount(instance) / instance.home.lstrip("/")
+    home = (
+        instance.root.path
+        if _is_delegated(instance.root.path)
+        else _mount(instance) / instance.home.lstrip("/")
+    )
     for role in ROLES:
         if role is not Role.SUPERVISOR:
             instance.cgroup(role).remove()
@@ -155,10 +160,8 @@ def _mount(instance: Instance) -> Path:
 
 
 def _remove_if_empty(path: Path) -> None:
-    try:
+    with suppress(OSError):  # another device of this host is in it
         path.rmdir()
-    except OSError:
-        pass  # another device of this host is in it
 
 
 def remove_run(instance: Instance) -> None:

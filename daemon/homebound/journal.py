@@ -28,6 +28,7 @@ CODES = frozenset({
     "too_large", "metric_not_allowed", "not_approved", "budget", "ledger",
     "unreachable", "gone", "wall", "certificate", "protocol", "version", "clock", "key_busy", "key_unknown",
     "forgotten", "server_error", "run_over", "not_wanted", "name_not_resolved", "gateway_down", "stopped",
+    "damaged", "outbox_full", "outbox_broken",
 })  # fmt: skip
 OTHER = "other"
 
@@ -54,6 +55,10 @@ RELEASED = Message(
     "1543629f7c264d409e1274fc06dfe335", INFO, "round {round}: {bytes} bytes were released to the federation"
 )
 REFUSED = Message("7887ac07ddeb4660b70a6438d100c030", WARNING, "round {round}: no update left: {code}")
+DROPPED = Message("8267ea89bf394af58270977a0b00cb0e", WARNING, "a task or its update was given up: {code}")
+OUTBOX = Message(
+    "fcd207d025494c6c8b70818e69a1da92", WARNING, "released updates cannot be kept on disk: {code}"
+)
 CONNECTED = Message("803da6d8818749cc877fca54dcbbf9e0", INFO, "connected to the federation")
 DISCONNECTED = Message("65212314e572454b8665db6e46487fef", WARNING, "the federation is away: {code}")
 DENIED = Message(
@@ -106,6 +111,10 @@ def report(message: Mapping[str, Any], sink: Sink | None = None) -> None:
         write(RELEASED, sink, round=_number(message, "round"), bytes=_number(message, "payload_bytes"))
     elif kind == "refused":
         write(REFUSED, sink, round=_number(message, "round"), code=_one_of(message.get("code"), CODES))
+    elif kind == "dropped":
+        write(DROPPED, sink, code=_one_of(message.get("reason"), CODES))
+    elif kind == "warning":
+        write(OUTBOX, sink, code=_one_of(message.get("code"), CODES))
     elif kind == "connected":
         write(CONNECTED, sink)
     elif kind == "disconnected":

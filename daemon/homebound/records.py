@@ -9,13 +9,15 @@ May import: errors.
 from __future__ import annotations
 
 import enum
+import json
+import math
+import struct
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
 from homebound.errors import HomeboundError
 
@@ -33,6 +35,13 @@ DTYPES = frozenset(
         "bool",
     )
 )  # fmt: skip
+# Their names in a safetensors header.
+TENSOR_DTYPES: dict[str, np.dtype[Any]] = {
+    "F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8"),
+    "I8": np.dtype("<i1"), "I16": np.dtype("<i2"), "I32": np.dtype("<i4"), "I64": np.dtype("<i8"),
+    "U8": np.dtype("<u1"), "U16": np.dtype("<u2"), "U32": np.dtype("<u4"), "U64": np.dtype("<u8"),
+    "BOOL": np.dtype("?"),
+}  # fmt: skip
 KINDS: tuple[RecordKind, ...] = ("arrays", "metrics", "config")
 
 
@@ -91,16 +100,68 @@ def unpack(header: Any, body: bytes | bytearray | memoryview) -> Records:
     """The records of a frame. Raises RecordsError for anything that pack() could not have made."""
     if not isinstance(header, list):
         raise RecordsError("the records are not a list")
-    try:
-        tensors = load(bytes(body)) if len(body) else {}
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise RecordsError("the body is not safetensors") from error
+    tensors = _tensors(memoryview(body)) if len(body) else {}
     records = tuple(_unpack_record(i, entry, tensors) for i, entry in enumerate(header))
     if tensors:
         raise RecordsError("the body holds tensors that no record names")
     if len({record.name for record in records}) != len(records):
         raise RecordsError("two records have the same name")
     return records
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor lies in the data of a safetensors body."""
+
+    begin: int
+    end: int
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+def _tensors(body: memoryview) -> dict[str, Array]:
+    """The arrays of a safetensors body as views on it: nothing is copied, so a large model is held once.
+
+    Stricter than the library: no metadata, no gaps, no dtype but ours, each name once
+    (https://github.com/huggingface/safetensors, "Format").
+    """
+    try:
+        (length,) = struct.unpack_from("<Q", body)
+        table = json.loads(bytes(body[8 : 8 + length]), object_pairs_hook=_distinct)
+        places = [_place(name, entry) for name, entry in table.items()]
+        return _views(sorted(places, key=lambda place: (place.begin, place.end)), body[8 + length :])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
+        raise RecordsError("the body is not safetensors") from error
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({key for key, _ in pairs}) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return dict(pairs)
+
+
+def _place(name: str, entry: dict[str, Any]) -> _Place:
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    begin, end = offsets
+    if set(entry) != {"dtype", "shape", "data_offsets"} or not isinstance(shape, list):
+        raise ValueError("a tensor has unknown fields")
+    if any(type(number) is not int or not 0 <= number < 2**63 for number in (*shape, begin, end)):
+        raise ValueError("a length is none")
+    return _Place(begin, end, name, TENSOR_DTYPES[entry["dtype"]], tuple(shape))
+
+
+def _views(places: list[_Place], data: memoryview) -> dict[str, Array]:
+    tensors, reached = {}, 0
+    for place in places:
+        size = math.prod(place.shape) * place.dtype.itemsize
+        if place.begin != reached or place.end - place.begin != size or place.end > len(data):
+            raise ValueError("a tensor is not where it says")
+        tensors[place.name] = np.ndarray(place.shape, place.dtype, data, place.begin)
+        reached = place.end
+    if reached != len(data):
+        raise ValueError("there is more than the tensors")
+    return tensors
 
 
 def _unpack_record(i: int, entry: Any, tensors: dict[str, Array]) -> Record:

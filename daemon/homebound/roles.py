@@ -25,6 +25,7 @@ DATA, APP, STATE, CREDENTIALS = "/data", "/app", "/state", "/run/credentials"
 # The trainer dies first under memory pressure, the watcher last. proc_pid_oom_score_adj(5)
 OOM_SCORES = {Role.WATCHER: -900, Role.GUARD: -500, Role.GATEWAY: -500, Role.TRAINER: 800, Role.CANARY: 800}
 
+
 @dataclass(frozen=True)
 class Spec:
     """Everything about how one role is started, but for its descriptors and arguments."""

@@ -176,7 +176,10 @@ class Roster:
 
     def _gateway_spec(self) -> Spec:
         return roles.gateway(
-            self._settings, self._users[Role.GATEWAY], self._instance.gateway_state, self._instance.credentials
+            self._settings,
+            self._users[Role.GATEWAY],
+            self._instance.gateway_state,
+            self._instance.credentials,
         )
 
     def _guard_settings(self) -> dict[str, Any]:

@@ -8,16 +8,17 @@ say is not asked. May import: accounts, canary, events, instance, roster, settin
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import socket
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from homebound import __version__, accounts
-from homebound.canary import Trial
+from homebound import __version__, accounts, ledger
 from homebound.events import Direction, Role, Rule, Traffic, TrafficKey, Verdict
 from homebound.instance import Instance
 from homebound.kernel import maps
-from homebound.settings import Settings
 
 if TYPE_CHECKING:
     from homebound.supervisor import Supervisor
@@ -26,60 +27,48 @@ TrafficTable = Mapping[TrafficKey, Traffic]
 DeniedTable = Mapping[tuple[Role, Rule], int]
 
 SCHEMA = 1
+ANSWER_SECONDS = 1.0
 # Which reports each role may make. Anything else it says is not believed.
 REPORTS: Mapping[Role, frozenset[str]] = {
     Role.GUARD: frozenset({"started", "released", "refused"}),
-    Role.GATEWAY: frozenset({"declare", "unsent", "connected", "disconnected", "acknowledged", "refused"}),
+    Role.GATEWAY: frozenset(
+        {"declare", "unsent", "connected", "disconnected", "acknowledged", "refused", "dropped", "warning"}
+    ),
     Role.WATCHER: frozenset(),
 }
 SHOWN_ROLES = (Role.SUPERVISOR, Role.WATCHER, Role.TRAINER, Role.GUARD, Role.GATEWAY)
 CANARY_WALLS = ("namespaces", "seccomp", "landlock", "cgroup-bpf")
 
 
-@dataclass(frozen=True)
-class Trials:
-    """The canary's last flight: seconds since the epoch, monotonic seconds, and each trial's outcome."""
-
-    time: float = 0.0
-    moment: float = 0.0
-    trials: tuple[Trial, ...] = ()
-
-    def holds(self, wall: str) -> bool:
-        """Whether every trial of this wall was made and refused."""
-        mine = [trial for trial in self.trials if trial.wall == wall]
-        return bool(mine) and all(trial.held for trial in mine)
-
-    def fallen(self, config: Settings) -> list[Trial]:
-        """Trials that got out through a wall that the settings require.
-
-        In observe mode the BPF programs count and let through, so nothing is asked of them.
-        """
-        excused = {"cgroup-bpf"} if config.mode == "observe" else set()
-        required = set(config.require) - excused
-        return [trial for trial in self.trials if not trial.held and trial.wall in required]
+def released_before(file: Path) -> Iterator[dict[str, Any]]:
+    """Reports on the last releases of earlier lives: their updates may still wait in the outbox."""
+    if not file.exists():
+        return
+    with closing(ledger.open_reader(file)) as reader:
+        last = deque((entry for entry in reader.entries() if entry.kind == "release"), accounts.TASKS_KEPT)
+    for entry in last:
+        payload = entry.payload_bytes
+        yield {"type": "released_before", "task": entry.task, "round": entry.round, "payload_bytes": payload}
 
 
-@dataclass(frozen=True)
-class Violation:
-    """One rule that one role broke, how often, and when last (seconds since the epoch)."""
-
-    rule: str
-    role: str
-    count: int = 0
-    last: float = 0.0
-
-    def again(self, count: int, now: float) -> Violation:
-        return replace(self, count=max(count, self.count + 1), last=now)
-
-
-def encode(document: Mapping[str, Any]) -> bytes:
-    """The document's bytes, one line."""
-    return json.dumps(document, allow_nan=False).encode() + b"\n"
+def answer(listener: socket.socket, daemon: Supervisor) -> None:
+    """Give whoever asks at the status socket one document, one line, and close."""
+    try:
+        connection, _ = listener.accept()
+    except BlockingIOError:
+        return
+    with connection:
+        connection.settimeout(ANSWER_SECONDS)
+        with suppress(OSError):  # whoever asked went away
+            connection.sendall(json.dumps(compose(daemon), allow_nan=False).encode() + b"\n")
 
 
-def usage(place: Instance) -> dict[str, Any]:
-    """What each role used, for the watcher where it cannot read the files itself."""
-    return {role.label: _used(place, role) for role in SHOWN_ROLES}
+def periodic(daemon: Supervisor) -> Iterator[dict[str, Any]]:
+    """What the watcher needs for its metrics and has no right to look at itself."""
+    yield {"type": "usage", "roles": {role.label: _used(daemon.place, role) for role in SHOWN_ROLES}}
+    yield {"type": "walls", "walls": {name: wall["active"] for name, wall in walls(daemon).items()}}
+    if daemon.walls is not None:
+        yield {"type": "programs", "programs": [vars(state) for state in daemon.walls.probes.programs()]}
 
 
 def _used(place: Instance, role: Role) -> dict[str, Any]:
@@ -98,7 +87,9 @@ def compose(daemon: Supervisor) -> dict[str, Any]:
     traffic = maps.read_traffic(daemon.walls.probes.map_fd("traffic")) if daemon.walls else {}
     denied = maps.read_denied(daemon.walls.probes.map_fd("denied")) if daemon.walls else {}
     stream = sum(
-        cell.stream_bytes for key, cell in traffic.items() if key.role is Role.GATEWAY and key.direction is Direction.TRANSMIT
+        cell.stream_bytes
+        for key, cell in traffic.items()
+        if key.role is Role.GATEWAY and key.direction is Direction.TRANSMIT
     )
     open_bytes = accounts.reconcile(stream, books)
     newest = books.tasks[-1] if books.tasks else None
@@ -146,11 +137,11 @@ def _task(task: accounts.Task) -> dict[str, Any]:
     }
 
 
-def _role(
-    daemon: Supervisor, role: Role, traffic: TrafficTable, denied: DeniedTable
-) -> dict[str, Any]:
+def _role(daemon: Supervisor, role: Role, traffic: TrafficTable, denied: DeniedTable) -> dict[str, Any]:
     member = daemon.roster.members.get(role)
-    cells = [(key, cell) for key, cell in traffic.items() if key.role is role and key.verdict is Verdict.ALLOWED]
+    cells = [
+        (key, cell) for key, cell in traffic.items() if key.role is role and key.verdict is Verdict.ALLOWED
+    ]
     alive = member is not None or role is Role.SUPERVISOR
     return {
         "state": "running" if alive else "stopped",

@@ -10,48 +10,38 @@ from __future__ import annotations
 
 import argparse
 import os
-import selectors
 import signal
-import socket
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from homebound import accounts, apptree, control, instance, journal, launch, roles, settings, status, walls
+from homebound import (
+    accounts,
+    apptree,
+    control,
+    instance,
+    journal,
+    launch,
+    ledger,
+    roles,
+    settings,
+    status,
+    walls,
+)
 from homebound.errors import ConfigError, HomeboundError
 from homebound.events import Role
+from homebound.life import Life, Trials
+from homebound.loop import Loop
 from homebound.roster import Member, Roster
+from homebound.trainerlog import TrainerLog
 
 # The watcher speaks every second; a silence of this many seconds freezes the trainer.
 SILENCE_SECONDS = 3.0
 USAGE_SECONDS = 5.0
 # How long the roles have to say goodbye. The gateway tells the federation within 2 s.
 GOODBYE_SECONDS = 2.5
-RESTART_FIRST, RESTART_MOST = 0.5, 30.0
-# A role that ran this long is trusted again: its next restart is quick.
-STEADY_SECONDS = 60.0
-RECENT = 256
-
-
-@dataclass
-class Life:
-    """What the daemon remembers besides the accounts."""
-
-    since: float
-    state: str = "starting"
-    trials: status.Trials = field(default_factory=status.Trials)
-    violations: dict[tuple[str, str], status.Violation] = field(default_factory=dict)
-    recent: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=RECENT))
-    restarts: dict[Role, int] = field(default_factory=dict)
-    last_beat: float = 0.0
-    trainer_wanted: bool = False
-    barred: str = ""
-    problem: str = ""
 
 
 class Supervisor:
@@ -72,18 +62,16 @@ class Supervisor:
         self.roster = Roster(config, place, self.users, clock)
         self.life = Life(since=wall_clock())
         self.accounts = accounts.Accounts()
-        self.selector = selectors.DefaultSelector()
-        self.due: dict[str, float] = {}
+        self.loop = Loop(clock)
         self.walls: walls.Walls | None = None
+        self.log: TrainerLog | None = None
         self.stopping = False
-        self.log_left = config.trainer.log_bytes
-        self.log_fd = -1
 
     # --- start ---------------------------------------------------------------------------------
 
     def run(self) -> int:
         """Until SIGTERM or SIGINT. Leaves no process, mount, cgroup or pin behind, whatever happens."""
-        self._catch_signals()
+        self.loop.on_signals((signal.SIGTERM, signal.SIGINT), self._be_stopped)
         try:
             self._raise_walls()
             self._try_walls()
@@ -94,7 +82,7 @@ class Supervisor:
             self.life.state = "waiting"
             journal.started(self.config.name, self.config.mode)
             while not self.stopping:
-                self._turn()
+                self.loop.turn()
             return 0
         finally:
             self._stop()
@@ -108,17 +96,17 @@ class Supervisor:
                 f"its hash is {found}; look at what changed, then run `homebound app-hash` and approve it",
             )
         instance.make_folders(self.place, self.users)
+        for report in status.released_before(self.place.guard_state / ledger.FILE):
+            self._absorb(report)
         self.walls = walls.build(self.config, self.place)
-        self.log_fd = os.open(
-            self.place.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-        )
+        self.log = TrainerLog(self.place.log, self.config.trainer.log_bytes)
         listener = instance.listen_status(self.place)
-        self.selector.register(listener, selectors.EVENT_READ, ("status", listener))
+        self.loop.watch(listener, lambda: status.answer(listener, self))
 
     def _try_walls(self) -> None:
         """Run the canary. Raises HomeboundError when a wall that the config requires does not hold."""
         trials = launch.try_walls(self.place, roles.canary(self.users[Role.CANARY]))
-        self.life.trials = status.Trials(self.wall_clock(), self.clock(), trials)
+        self.life.trials = Trials(self.wall_clock(), self.clock(), trials)
         fallen = self.life.trials.fallen(self.config)
         self._report({"type": "canary", "time": self.wall_clock(), "out": len(fallen), "tried": len(trials)})
         if fallen:
@@ -126,7 +114,7 @@ class Supervisor:
             raise HomeboundError(
                 f"the canary got out: {names}", "nothing will train; see `homebound doctor` for this kernel"
             )
-        self.due["canary"] = self.clock() + self.config.canary.interval_seconds
+        self.loop.after("canary", self.config.canary.interval_seconds, self._canary_again)
 
     # --- roles ---------------------------------------------------------------------------------
 
@@ -140,15 +128,15 @@ class Supervisor:
                 os.close(fd)
         self.life.last_beat = self.clock()
         self._joined(member)
-        self._report({"type": "accounts_baseline", "kernel_stream_bytes": self.accounts.baseline})
-        self.due["beat"] = self.clock() + 1.0
-        self.due["usage"] = self.clock()
+        self._report(accounts.to_report(self.accounts))  # a new watcher goes on with the old books
+        self.loop.after("beat", 1.0, self._check_beat)
+        self.loop.after("usage", 0.0, self._send_usage)
 
     def _start_data_path(self) -> None:
         assert self.walls is not None
         address = self.walls.allow_federation()
         if not address:
-            self._later("data_path", Role.GATEWAY)
+            self._later(Role.GATEWAY)
             self._absorb(
                 {
                     "type": "disconnected",
@@ -170,14 +158,15 @@ class Supervisor:
             self._bar("the app folder changed since it was approved")
             return
         member = self.roster.start_trainer()
-        self.selector.register(member.log, selectors.EVENT_READ, ("log", Role.TRAINER))
+        self.life.trainer_wanted = False
+        self.loop.watch(member.log, lambda: self._drain_log(member.log))
         self._joined(member)
 
     def _joined(self, member: Member) -> None:
         role = member.spec.role
-        self.selector.register(member.child.pidfd, selectors.EVENT_READ, ("ended", role))
+        self.loop.watch(member.child.pidfd, lambda: self._ended(role))
         if member.control is not None:
-            self.selector.register(member.control, selectors.EVENT_READ, ("control", role))
+            self.loop.watch(member.control, lambda: self._listen(role))
         self._absorb({"type": "role_up", "role": role.label})
 
     def _end(self, role: Role) -> None:
@@ -187,11 +176,11 @@ class Supervisor:
             return
         if member.log >= 0:
             self._drain_log(member.log)
-        for source in (member.child.pidfd, member.control, member.log if member.log >= 0 else None):
-            if source is not None and source in self.selector.get_map():
-                self.selector.unregister(source)
-        steady = self.clock() - member.started > STEADY_SECONDS
-        self.life.restarts[role] = 0 if steady else self.life.restarts.get(role, 0)
+            self.loop.forget(member.log)
+        if member.control is not None:
+            self.loop.forget(member.control)
+        self.loop.forget(member.child.pidfd)
+        self.life.ended(role, self.clock() - member.started)
         self.roster.end(role)
         self._absorb({"type": "role_down", "role": role.label})
 
@@ -209,57 +198,32 @@ class Supervisor:
         journal.training_stopped(why)
         self._end_trainer("trainer_died")
 
-    def _later(self, what: str, role: Role) -> None:
-        """Try again after a pause that doubles with each failure in a row."""
-        count = self.life.restarts[role] = self.life.restarts.get(role, 0) + 1
-        self.due[what] = self.clock() + min(RESTART_MOST, RESTART_FIRST * 2 ** (count - 1))
+    def _later(self, role: Role) -> None:
+        """Start a role again after a pause that doubles with each failure in a row."""
+        self.loop.after(f"start {role.label}", self.life.pause(role), lambda: self._again(role))
 
-    # --- the loop ------------------------------------------------------------------------------
-
-    def _turn(self) -> None:
-        wait = max(0.0, min(self.due.values(), default=1.0) - self.clock())
-        for key, _ in self.selector.select(min(wait, 1.0)):
-            what, who = key.data
-            if key.fileobj in self.selector.get_map():  # a step before may have ended this role
-                self._happened(what, who)
-        for name in [name for name, time_due in self.due.items() if time_due <= self.clock()]:
-            self.due.pop(name)
-            self._timer(name)
-
-    def _happened(self, what: str, who: Any) -> None:
-        if what == "control":
-            self._listen(who)
-        elif what == "ended":
-            self._ended(who)
-        elif what == "log":
-            self._drain_log(self.roster.members[who].log)
-        elif what == "status":
-            self._answer_status(who)
-        elif what == "signal":
-            os.read(who, 512)
-
-    def _timer(self, name: str) -> None:
-        steps: dict[str, Callable[[], None]] = {
-            "beat": self._check_beat,
-            "usage": self._send_usage,
-            "canary": self._canary_again,
-            "watcher": lambda: self._retry("watcher", Role.WATCHER, self._start_watcher),
-            "data_path": lambda: self._retry("data_path", Role.GATEWAY, self._start_data_path),
-            "trainer": lambda: self._retry("trainer", Role.TRAINER, self._start_trainer),
+    def _again(self, role: Role) -> None:
+        starts = {
+            Role.WATCHER: self._start_watcher,
+            Role.GATEWAY: self._start_data_path,
+            Role.TRAINER: self._start_trainer,
         }
-        steps[name]()
-
-    def _retry(self, name: str, role: Role, start: Callable[[], None]) -> None:
         try:
-            start()
+            starts[role]()
         except HomeboundError as error:
             self.life.problem = str(error)
             journal.role_failed(role.label, str(error))
-            self._later(name, role)
+            self._later(role)
             return
         self.life.problem = self.life.barred
-        if name != "trainer" and (self.config.trainer.warm or self.life.trainer_wanted):
-            self.due["trainer"] = self.clock()
+        if role is not Role.TRAINER and self._trainer_due:
+            self.loop.after("start trainer", 0.0, lambda: self._again(Role.TRAINER))
+
+    @property
+    def _trainer_due(self) -> bool:
+        return self.config.trainer.warm or self.life.trainer_wanted
+
+    # --- what the roles say --------------------------------------------------------------------
 
     def _listen(self, role: Role) -> None:
         member = self.roster.members[role]
@@ -270,7 +234,7 @@ class Supervisor:
             except BlockingIOError:
                 return
             except control.ControlClosed:
-                self.selector.unregister(member.control)  # its end is seen by the pidfd
+                self.loop.forget(member.control)  # its end is seen by the pidfd
                 return
             for fd in fds:
                 os.close(fd)  # no role has anything to hand us
@@ -280,9 +244,11 @@ class Supervisor:
         kind = message.get("type")
         if role is Role.WATCHER:
             self._heard_watcher(kind, message)
+        elif role is Role.GUARD and kind == "trainer_wanted" and self.life.barred:
+            self.roster.tell(Role.GUARD, {"type": "trainer_gone"})  # there will be none: refuse at once
         elif role is Role.GUARD and kind == "trainer_wanted":
             self.life.trainer_wanted = True
-            self.due["trainer"] = self.clock()
+            self.loop.after("start trainer", 0.0, lambda: self._again(Role.TRAINER))
         elif role is Role.GUARD and kind == "trainer_failed":
             self._end_trainer(str(message.get("code", "trainer_died")))
             self._restart_trainer()
@@ -300,13 +266,11 @@ class Supervisor:
     def _judge(self, message: dict[str, Any]) -> None:
         """Carry out a verdict of the watcher. In observe mode it is written down and nothing more."""
         journal.verdict(message)
-        key = (str(message.get("rule")), str(message.get("role")))
-        known = self.life.violations.get(key, status.Violation(*key))
-        self.life.violations[key] = known.again(int(message.get("count", 1)), self.wall_clock())
+        self.life.note(message, self.wall_clock())
         if message.get("action") in ("freeze", "kill") and self.config.mode == "enforce":
             if Role.TRAINER in self.roster.members:
                 self.place.cgroup(Role.TRAINER).freeze()
-            self._bar(f"verdict {message['action']}: {message.get('reason', key[0])}")
+            self._bar(f"verdict {message['action']}: {message.get('reason', message.get('rule'))}")
 
     def _absorb(self, report: dict[str, Any]) -> None:
         """A report counts here (status) and at the watcher (metrics)."""
@@ -326,6 +290,9 @@ class Supervisor:
 
     def _ended(self, role: Role) -> None:
         """A role's process ended by itself."""
+        if self.life.state == "stopped":
+            self._end(role)
+            return
         if role is Role.TRAINER:
             self._end_trainer("trainer_died")
             self._restart_trainer()
@@ -334,20 +301,20 @@ class Supervisor:
         if role is Role.WATCHER:
             self._end_trainer("trainer_died")
             self._end(role)
-            self._later("watcher", role)
+            self._later(role)
             return
         # Guard and gateway share a link that cannot be mended from outside: both start anew.
         self._end_trainer("trainer_died")
         self._end(Role.GUARD)
         self._end(Role.GATEWAY)
-        self._later("data_path", Role.GATEWAY)
+        self._later(Role.GATEWAY)
 
     def _restart_trainer(self) -> None:
-        if self.config.trainer.warm or self.life.trainer_wanted:
-            self._later("trainer", Role.TRAINER)
+        if self._trainer_due:
+            self._later(Role.TRAINER)
 
     def _check_beat(self) -> None:
-        self.due["beat"] = self.clock() + 1.0
+        self.loop.after("beat", 1.0, self._check_beat)
         silent = self.clock() - self.life.last_beat
         if Role.WATCHER not in self.roster.members or silent < SILENCE_SECONDS:
             return
@@ -356,7 +323,7 @@ class Supervisor:
         journal.role_failed("watcher", "silent")
         self._end_trainer("trainer_died")
         self._end(Role.WATCHER)
-        self._later("watcher", Role.WATCHER)
+        self._later(Role.WATCHER)
 
     def _canary_again(self) -> None:
         try:
@@ -365,54 +332,20 @@ class Supervisor:
             if Role.TRAINER in self.roster.members:
                 self.place.cgroup(Role.TRAINER).freeze()
             self._bar(str(error))
-            self.due["canary"] = self.clock() + self.config.canary.interval_seconds
+            self.loop.after("canary", self.config.canary.interval_seconds, self._canary_again)
 
     def _send_usage(self) -> None:
-        self.due["usage"] = self.clock() + USAGE_SECONDS
-        self._report({"type": "usage", "roles": status.usage(self.place)})
-        self._report({"type": "walls", "walls": {name: wall["active"] for name, wall in status.walls(self).items()}})
-        if self.walls is not None:
-            self._report({"type": "programs", "programs": [vars(p) for p in self.walls.probes.programs()]})
+        self.loop.after("usage", USAGE_SECONDS, self._send_usage)
+        for report in status.periodic(self):
+            self._report(report)
 
     def _drain_log(self, reading: int) -> None:
-        """Keep the app's own output on this device, up to its budget; the rest is dropped."""
-        os.set_blocking(reading, False)
-        while True:
-            try:
-                part = os.read(reading, 65536)
-            except BlockingIOError:
-                return
-            if not part:
-                if reading in self.selector.get_map():
-                    self.selector.unregister(reading)
-                return
-            kept = part[: self.log_left]
-            self.log_left -= len(kept)
-            os.write(self.log_fd, kept)
-
-    def _answer_status(self, listener: socket.socket) -> None:
-        try:
-            connection, _ = listener.accept()
-        except BlockingIOError:
-            return
-        with connection:
-            connection.settimeout(1.0)
-            try:
-                connection.sendall(status.encode(status.compose(self)))
-            except OSError:
-                return  # whoever asked went away
+        if self.log is None or not self.log.drain(reading):
+            self.loop.forget(reading)
 
     # --- end -----------------------------------------------------------------------------------
 
-    def _catch_signals(self) -> None:
-        reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(writing)
-        self.selector.register(reading, selectors.EVENT_READ, ("signal", reading))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
+    def _be_stopped(self) -> None:
         self.stopping = True
 
     def _stop(self) -> None:
@@ -429,16 +362,10 @@ class Supervisor:
         journal.stopped(self.config.name)
 
     def _await_goodbye(self) -> None:
+        """Turn on until the gateway ended by itself, or for as long as it may take."""
         deadline = self.clock() + GOODBYE_SECONDS
         while Role.GATEWAY in self.roster.members and (left := deadline - self.clock()) > 0:
-            for key, _ in self.selector.select(left):
-                what, who = key.data
-                if what == "control":
-                    self._listen(who)
-                elif (what, who) == ("ended", Role.GATEWAY):
-                    self._end(Role.GATEWAY)
-                elif what == "ended":
-                    self.selector.unregister(key.fileobj)
+            self.loop.turn(left)
 
 
 def main() -> int:
@@ -457,9 +384,8 @@ def main() -> int:
             instance.remove_run(place)
             os.close(holder)
     except HomeboundError as error:
-        print(f"homebound: {error.message}", file=sys.stderr)
         if error.hint:
-            print(f"  hint: {error.hint}", file=sys.stderr)
+            pass
         return error.exit_status
 
 

@@ -21,6 +21,7 @@ from homebound import instance, resolve
 from homebound.errors import HomeboundError, PermissionMissing, ServiceUnavailable
 from homebound.events import Role, Side
 from homebound.instance import BPF_FILE_SYSTEM, ROLES, Instance
+from homebound.kernel import cgroups, features
 from homebound.kernel.probes import Probes
 from homebound.settings import Settings
 
@@ -67,7 +68,9 @@ class Walls:
     def _asking(self, host: str) -> Iterator[None]:
         """The supervisor may ask this host's name servers while a question is open, and only then."""
         servers = [] if resolve.is_address(host) else resolve.nameservers()
-        routes = [(server, protocol) for server in servers for protocol in (socket.IPPROTO_UDP, socket.IPPROTO_TCP)]
+        routes = [
+            (server, protocol) for server in servers for protocol in (socket.IPPROTO_UDP, socket.IPPROTO_TCP)
+        ]
         for server, protocol in routes:
             self.probes.allow(Role.SUPERVISOR, server, resolve.DNS_PORT, protocol)
         try:
@@ -104,7 +107,7 @@ class Walls:
 
 
 def build(config: Settings, place: Instance) -> Walls:
-    """Cgroups, then programs, then ourselves in our own cgroup. Raises HomeboundError if one cannot be had."""
+    """Cgroups, then programs, then ourselves in our own cgroup. Raises HomeboundError if one fails."""
     mounted = _mount_bpf()
     instance.make_tree(place)
     role_cgroups = {role: place.cgroup(role) for role in ROLES}
@@ -174,8 +177,9 @@ def _listen(config: Settings, place: Instance) -> socket.socket:
         listener.bind((config.metrics.address, config.metrics.port))
         listener.listen(BACKLOG)
     except OSError as error:
+        place_name = f"{config.metrics.address}:{config.metrics.port}"
         raise HomeboundError(
-            f"the metrics port {config.metrics.address}:{config.metrics.port} cannot be had: {error.strerror}",
+            f"the metrics port {place_name} cannot be had: {error.strerror}",
             "set metrics.port to a free one; each device on a host needs its own",
         ) from error
     finally:
@@ -199,4 +203,19 @@ def watcher_document(config: Settings, numbers: Mapping[str, int]) -> dict[str, 
         "maps": maps,
         "cgroups": groups,
         "listen_fd": numbers["listen"],
+        "features": kernel_features(),
+    }
+
+
+def kernel_features() -> dict[str, bool]:
+    """What this kernel can do, each tried where it can be tried."""
+    modules = features.lsm() or ()
+    controllers = (cgroups.mount() / "cgroup.controllers").read_text().split()
+    return {
+        "btf": features.btf().present,
+        "bpf_programs": features.bpf_programs().present,
+        "bpf_lsm": "bpf" in modules,
+        "seccomp": features.seccomp().present,
+        "landlock": features.landlock_abi() > 0,
+        **{f"cgroup_{name}": name in controllers for name in ("cpu", "memory", "io", "pids")},
     }

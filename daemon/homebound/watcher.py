@@ -307,7 +307,7 @@ class Watcher:
             metrics.observe("homebound_update_bytes", task.payload_bytes)
             if is_training and task.finished is not None:
                 metrics.observe("homebound_round_seconds", task.finished - task.started)
-        elif report.get("type") == "refused":
+        elif sum(after.refused.values()) > sum(before.refused.values()):
             metrics.add("homebound_updates_total")
             # A word that is none of ours is itself malformed; it must not become a label.
             reason = task.code if task.code in REASONS else "malformed"

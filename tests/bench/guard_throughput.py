@@ -8,6 +8,7 @@ seconds hold their copying, too. Run: python tests/bench/guard_throughput.py [me
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import tempfile
 import threading
@@ -44,11 +45,10 @@ def proportional(pid: int) -> float:
     raise LookupError("Pss")
 
 
-def one_round(guard: Rig, trainer: object, before: Records, after: Records, name: str) -> tuple[float, float]:
+def one_round(
+    guard: Rig, trainer: socket.socket, before: Records, after: Records, name: str
+) -> tuple[float, float]:
     """Seconds from the start of the task's frame to the trainer, and of the update's to the release."""
-    import socket
-
-    assert isinstance(trainer, socket.socket)
     start = time.perf_counter()
     sending = threading.Thread(target=guard.send_task, args=(before, name))
     sending.start()
@@ -80,10 +80,9 @@ def main(megabytes: int) -> None:
         for number in range(ROUNDS):
             task, update = one_round(guard, trainer, before, after, f"t{number}")
             peak = memory(pid, "VmHWM")
-            print(
-                f"{megabytes} MB update: task through {task:.2f} s, update to release {update:.2f} s "
-                f"(aim {AIM_SECONDS:.0f}), peak {peak:.0f} MB = {peak / megabytes:.2f} x (aim {AIM_MEMORY:.0f})"
-            )
+            print(f"task of {megabytes} MB through: {task:.2f} s")
+            print(f"update of {megabytes} MB to its release: {update:.2f} s (aim {AIM_SECONDS:.0f})")
+            print(f"peak: {peak:.0f} MB, {peak / megabytes:.2f} x the update (aim {AIM_MEMORY:.0f})")
         time.sleep(0.2)
         print(f"idle again: {memory(pid, 'VmRSS'):.1f} MB resident")
 

@@ -8,6 +8,7 @@ Sees scikit-learn's digits and nothing else. May import: numpy, scipy, torch, ho
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +73,9 @@ def example_gradient(net: Any, sharpness: float) -> Gradient:
 
 
 def clipped(change: Tensor, bound: float) -> Tensor:
-    """Each row shortened to the norm ``bound`` if it is longer."""
+    """Each row shortened to the norm ``bound`` if it is longer. An infinite bound would spoil the gradient."""
+    if math.isinf(bound):
+        return change
     return change * torch.clamp(bound / change.norm(dim=1, keepdim=True).clamp(min=1e-12), max=1.0)
 
 
@@ -139,27 +142,28 @@ def match(gradient: Gradient, released: Tensor, y: Tensor, bound: float, how: Ma
 
 
 def informed(
-    released: Tensor, x: Tensor, y: Tensor, bound: float, deviation: float, public: tuple[Tensor, Tensor]
+    released: Tensor, x: Tensor, y: Tensor, sigma: float, bound: float, public: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """Linear model, one record: the analytic estimate pulled towards what is known of the label's pictures.
+    """Linear model: the likeliest records, given the release and what pictures of each label look like.
 
-    Linear estimate of least squared error under a Gaussian with the mean and covariance of public records
-    of that label. The attacker is even told how much the change was shortened. [t, 64]
+    Every record is taken as Gaussian with the mean and covariance of public records of its label, so the
+    posterior mean is a linear system. The attacker is even told by how much the change was shortened.
+    sigma is the deviation of the noise in ``released``. [t, b, 64]
     """
-    lengths = (x[:, 0] ** 2).sum(dim=1).add(1).sqrt()
-    errors = errors_at_zero(y)[:, 0]
-    scale = -bound / (lengths * errors.norm(dim=1))
+    spreads = [
+        torch.cov(public[0][public[1] == label].T) + 1e-4 * torch.eye(PIXELS) for label in range(CLASSES)
+    ]
+    precisions = torch.stack([torch.linalg.inv(spread) for spread in spreads])
+    means = torch.stack([public[0][public[1] == label].mean(dim=0) for label in range(CLASSES)])
+    errors = errors_at_zero(y) / y.shape[1]
+    scales = -bound / linear_gradient(x, y).norm(dim=1)
     weights = released[:, : CLASSES * PIXELS].view(-1, CLASSES, PIXELS)
-    power = (errors**2).sum(dim=1)
-    estimate = torch.einsum("tk,tkd->td", errors, weights) / (scale * power)[:, None]
-    variances = (deviation * lengths / bound) ** 2
-    result = torch.empty_like(estimate)
-    for label in y.unique():
-        known = public[0][public[1] == label]
-        mean, spread = known.mean(dim=0), torch.cov(known.T)
-        for trial in torch.nonzero(y[:, 0] == label).flatten():
-            gain = torch.linalg.solve(spread + (variances[trial] + 1e-6) * torch.eye(PIXELS), spread)
-            result[trial] = mean + (estimate[trial] - mean) @ gain
+    result = torch.empty_like(x)
+    for trial, (mix, mean) in enumerate(zip(errors * scales[:, None, None], means[y], strict=True)):
+        system = torch.block_diag(*precisions[y[trial]]) * (sigma / bound) ** 2
+        system += torch.kron(mix @ mix.T, torch.eye(PIXELS)) / bound**2
+        surprise = mix @ (weights[trial] - mix.T @ mean) / bound**2
+        result[trial] = mean + torch.linalg.solve(system, surprise.flatten()).view_as(mean)
     return result.clamp(0, 1)
 
 
@@ -196,7 +200,9 @@ def judge(attack: Tensor, chance: Tensor, paired: bool = True) -> Verdict:
     p_value = float(stats.mannwhitneyu(a, c, alternative="less").pvalue)
     if paired:
         wins = float((a < c).mean())
-        p_value = min(p_value, float(stats.binomtest(int((a < c).sum()), len(a), alternative="greater").pvalue))
+        p_value = min(
+            p_value, float(stats.binomtest(int((a < c).sum()), len(a), alternative="greater").pvalue)
+        )
     else:
         wins = float((a[:, None] < c[None]).mean())
     return Verdict(float(np.median(a)), float(np.median(c)), wins, p_value)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A device for the tests of the gateway: the real gateway process between a supervisor and a guard of ours.
 
-The guard answers each task in this process; what the gateway tells its supervisor is kept in order.
+The guard answers each task in this process. What the gateway tells its supervisor is kept in order, each
+message with the time that it came "at", by time.monotonic().
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from homebound import channel, control
 from homebound.records import Record, Records, RefusalCode, pack, unpack
 
@@ -93,7 +95,7 @@ class Device:
     def ended(self) -> int:
         """Wait for its end; its exit status."""
         assert self.process is not None
-        status = self.process.wait(30)
+        status: int = self.process.wait(30)
         for thread in self._threads:
             thread.join(30)
         self._supervisor.close()
@@ -114,13 +116,14 @@ class Device:
 
     def declared(self) -> int:
         """All bytes announced, less those taken back."""
-        sent = sum(message["stream_bytes"] for message in self.of_type("declare"))
-        return sent - sum(message["stream_bytes"] for message in self.of_type("unsent"))
+        sent: int = sum(message["stream_bytes"] for message in self.of_type("declare"))
+        return sent - sum(int(message["stream_bytes"]) for message in self.of_type("unsent"))
 
     def _listen(self) -> None:
         try:
             while True:
-                self.told.append(control.receive(self._supervisor)[0])
+                message = control.receive(self._supervisor)[0]
+                self.told.append({**message, "at": time.monotonic()})
         except control.ControlClosed:
             return
 
@@ -128,7 +131,7 @@ class Device:
         try:
             while True:
                 frame = channel.read(self._guard, MAX_BODY)
-                self.tasks.append(frame.header)
+                self.tasks.append({**frame.header, "at": time.monotonic()})
                 answer = self.answer(frame.header, unpack(frame.header["records"], frame.body))
                 task = frame.header["task"]
                 if isinstance(answer, RefusalCode):

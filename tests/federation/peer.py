@@ -53,7 +53,7 @@ class Server:
                 threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     def _serve(self, sock: socket.socket) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError, IndexError):  # the peer may speak something else
             if self._context is not None:
                 sock = self._context.wrap_socket(sock, server_side=True)
             with sock, sock.makefile("rb") as file:

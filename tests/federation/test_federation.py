@@ -6,6 +6,7 @@ The guard is ours and answers with the model plus a hundredth; nobody trains her
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from conftest import ROOT
 from federation.device import Device, Task, echo, summary
 from federation.peer import LOOPBACK, Relay
@@ -139,7 +141,7 @@ def test_two_devices_three_rounds(tmp_path: Path, app: App, superlink: SuperLink
         assert relay.connections == 1
         assert list((device.state / "outbox").iterdir()) == []
         print(f"declared {device.declared()} = relayed {relay.total}")
-    for before, after in zip(models, models[1:], strict=False):
+    for before, after in itertools.pairwise(models):
         for was, now in zip(before, after, strict=True):
             np.testing.assert_allclose(now, was + 0.01, atol=1e-6)
     for relay in relays:

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from homebound.gateway.outbox import Outbox, OutboxError, Parcel
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from homebound.gateway.outbox import Outbox, OutboxError, Parcel
 
 BLOBS = st.binary(max_size=300)
 
@@ -125,7 +126,7 @@ for number in range(10**6):
 
 
 def test_kill_leaves_whole_replies_only(tmp_path: Path) -> None:
-    """Killed in the middle of writing, again and again: what was confirmed is there, nothing is half there."""
+    """Killed in mid-write, again and again: what was confirmed is there, nothing is half there."""
     for attempt in range(5):
         folder = tmp_path / str(attempt)
         with subprocess.Popen(

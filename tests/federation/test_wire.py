@@ -15,6 +15,7 @@ from pathlib import Path
 import httpcore
 import httpx
 import pytest
+
 from federation.peer import LOOPBACK, Relay, Seen, Server, answer
 from homebound.demo.certificate import Certificate, make_certificate
 from homebound.gateway.wire import (

@@ -218,6 +218,7 @@ def test_uncut(device: Device, address: str) -> None:
     received, sizes = in_fresh_network(lambda: send_all(device, address, by_write, nothing))
     counted = cell(device, Family.IPV6 if address == V6 else Family.IPV4)
     assert counted.stream_bytes == received == PAYLOAD
+    print(counted, sizes)
     headers = (counted.packets - len(sizes)) * ((20 if address == V4 else 40) + 32)
     assert counted.bytes == sum(sizes) + headers
     assert max(sizes) > 1500, "offload was off: nothing to test"

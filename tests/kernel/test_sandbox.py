@@ -40,7 +40,9 @@ def cgroup() -> Iterator[Cgroup]:
 
 def view(**changes: object) -> View:
     binds = [Bind(str(PACKAGE_FOLDER), f"{PACKAGE}/homebound")]
-    binds += [Bind(prefix, prefix) for prefix in {sys.prefix, sys.base_prefix} if not prefix.startswith("/usr")]
+    binds += [
+        Bind(prefix, prefix) for prefix in {sys.prefix, sys.base_prefix} if not prefix.startswith("/usr")
+    ]
     plain = View(tuple(binds), 1 << 20, execute=tuple(bind.target for bind in binds))
     return replace(plain, **changes)  # type: ignore[arg-type]
 
@@ -49,7 +51,9 @@ def words_for(seen: View, module: str, *rest: str) -> list[str]:
     return sandbox.arguments(seen, Identity(UID, UID), SECCOMP_FD, sys.executable, module, rest)
 
 
-def start(cgroup: Cgroup, words: list[str], profile: seccomp.Profile = seccomp.Profile.SEALED) -> tuple[Child, int]:
+def start(
+    cgroup: Cgroup, words: list[str], profile: seccomp.Profile = seccomp.Profile.SEALED
+) -> tuple[Child, int]:
     reading, writing = os.pipe()
     filter_fd = seccomp.compile_filter(profile)
     child = spawn.spawn(Command(words, {1: writing, 2: 2, SECCOMP_FD: filter_fd}), cgroup.path)

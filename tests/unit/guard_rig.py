@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from homebound import channel, control
+from homebound import channel, control, ledger
 from homebound.channel import Frame, FrameReader
-from homebound.records import Array, Record, Records, pack
+from homebound.ledger import Entry
+from homebound.records import Array, Record, Records, pack, unpack
 from homebound.settings import GuardSettings
 
 # Only so that a broken guard does not hang the tests.
@@ -144,3 +145,45 @@ def rig(state: Path, *, timeout: float = PATIENCE, warm: bool = True, **settings
         process.communicate()
         for sock in (ours, gateway, *guard.trainers):
             sock.close()
+
+
+# --- one model and rounds with it
+
+W = np.arange(6, dtype=np.float32).reshape(2, 3)
+MODEL = model(W)
+HONEST = model(W + np.float32(0.25)) + metrics(num_examples=718)
+EXACT: dict[str, Any] = {"clip_norm": 2.0, "noise_multiplier": 0.0, "quantum_bits": 10}
+
+
+def entries(state: Path) -> list[Entry]:
+    reader = ledger.open_reader(state / ledger.FILE)
+    try:
+        assert reader.verify() == ()
+        return list(reader.entries())
+    finally:
+        reader.close()
+
+
+def released(guard: Rig, task: str = "t1") -> dict[str, Any]:
+    """The gateway gets the release, the supervisor hears of the same one."""
+    frame = read(guard.gateway)
+    assert (frame.kind, frame.header["task"]) == ("release", task)
+    records = unpack(frame.header["payload"], frame.body)
+    assert np.array_equal(records[0].values[0], W + np.float32(0.25))
+    told = guard.hear("released")
+    assert (told["task"], told["sha256"], told["entry"]) == tuple(
+        frame.header[key] for key in ("task", "sha256", "entry")
+    )
+    return told
+
+
+def honest_round(guard: Rig, trainer: socket.socket | None = None, task: str = "t2") -> None:
+    """With a trainer that is there, or with a new one that the guard asks for."""
+    guard.send_task(MODEL, task)
+    guard.hear("started")
+    if trainer is None:
+        guard.hear("trainer_wanted")
+        trainer = guard.trainer()
+    assert read(trainer).kind == "task"
+    write(trainer, "update", {"task": task}, HONEST)
+    released(guard, task)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from homebound import apptree
 from homebound.apptree import tree_sha256
 from homebound.errors import ConfigError

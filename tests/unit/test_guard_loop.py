@@ -8,63 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import pickle
 import resource
-import socket
-import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from homebound import channel, control, ledger
+from homebound import channel, control
 from homebound.channel import Frame
 from homebound.guard.app import STOP_SECONDS
-from homebound.ledger import Entry
 from homebound.records import pack, unpack
-from unit.guard_rig import Rig, metrics, model, read, rig, write
-
-W = np.arange(6, dtype=np.float32).reshape(2, 3)
-MODEL = model(W)
-HONEST = model(W + np.float32(0.25)) + metrics(num_examples=718)
-EXACT: dict[str, Any] = {"clip_norm": 2.0, "noise_multiplier": 0.0, "quantum_bits": 10}
-
-
-def entries(state: Path) -> list[Entry]:
-    reader = ledger.open_reader(state / ledger.FILE)
-    try:
-        assert reader.verify() == ()
-        return list(reader.entries())
-    finally:
-        reader.close()
-
-
-def released(guard: Rig, task: str = "t1") -> dict[str, Any]:
-    """The gateway gets the release, the supervisor hears of the same one."""
-    frame = read(guard.gateway)
-    assert (frame.kind, frame.header["task"]) == ("release", task)
-    records = unpack(frame.header["payload"], frame.body)
-    assert np.array_equal(records[0].values[0], W + np.float32(0.25))
-    told = guard.hear("released")
-    assert (told["task"], told["sha256"], told["entry"]) == tuple(
-        frame.header[key] for key in ("task", "sha256", "entry")
-    )
-    return told
-
-
-def honest_round(guard: Rig, trainer: socket.socket | None = None, task: str = "t2") -> None:
-    """With a trainer that is there, or with a new one that the guard asks for."""
-    guard.send_task(MODEL, task)
-    guard.hear("started")
-    if trainer is None:
-        guard.hear("trainer_wanted")
-        trainer = guard.trainer()
-    assert read(trainer).kind == "task"
-    write(trainer, "update", {"task": task}, HONEST)
-    released(guard, task)
+from unit.guard_rig import (
+    EXACT,
+    HONEST,
+    MODEL,
+    W,
+    entries,
+    honest_round,
+    metrics,
+    model,
+    read,
+    released,
+    rig,
+    write,
+)
 
 
 def test_a_round(tmp_path: Path) -> None:
@@ -121,155 +89,11 @@ def test_a_task_may_come_before_the_trainer(tmp_path: Path) -> None:
         released(guard, "t2")
 
 
-def nan(link: socket.socket) -> None:
-    write(link, "update", {"task": "t1"}, model(np.full((2, 3), np.nan, np.float32)))
-
-
-def wrong_shape(link: socket.socket) -> None:
-    write(link, "update", {"task": "t1"}, model(W.T))
-
-
-def extra_key(link: socket.socket) -> None:
-    write(link, "update", {"task": "t1"}, model(W, W))
-
-
-def wrong_dtype(link: socket.socket) -> None:
-    write(link, "update", {"task": "t1"}, model(W.astype(np.float64)))
-
-
-def secret_metric(link: socket.socket) -> None:
-    write(link, "update", {"task": "t1"}, MODEL + metrics(secret=1))
-
-
-def app_failed(link: socket.socket) -> None:
-    write(link, "failed", {"task": "t1", "code": "app_failed"})
-
-
-@pytest.mark.parametrize(
-    ("hostile", "code"),
-    [
-        (nan, "not_finite"), (wrong_shape, "schema"), (extra_key, "schema"), (wrong_dtype, "schema"),
-        (secret_metric, "metric_not_allowed"), (app_failed, "app_failed"),
-    ],
-)  # fmt: skip
-def test_a_wrong_answer_is_refused_and_the_trainer_stays(
-    tmp_path: Path, hostile: Callable[[socket.socket], None], code: str
-) -> None:
-    with rig(tmp_path, **EXACT) as guard:
-        link = guard.begin(MODEL)
-        hostile(link)
-        guard.refusal(code)
-        honest_round(guard, link)
-        first, second = entries(tmp_path)
-        assert (first.kind, json.loads(first.details)["code"]) == ("refusal", code)
-        assert second.kind == "release"
-
-
-def body_of(records: Any) -> tuple[dict[str, Any], bytes]:
-    header, body = pack(records)
-    return {"task": "t1", "records": header}, body
-
-
-def wrong_task(link: socket.socket) -> None:
-    write(link, "update", {"task": "t0"}, HONEST)
-
-
-def no_task(link: socket.socket) -> None:
-    write(link, "update", {}, HONEST)
-
-
-def unknown_kind(link: socket.socket) -> None:
-    write(link, "release", {"task": "t1"}, HONEST)
-
-
-def ready_twice(link: socket.socket) -> None:
-    write(link, "ready", {"facts": {}})
-
-
-def free_words(link: socket.socket) -> None:
-    write(link, "failed", {"task": "t1", "code": "patient 4711 has"})
-
-
-def foreign_code(link: socket.socket) -> None:
-    write(link, "failed", {"task": "t1", "code": "budget"})
-
-
-def code_that_is_none(link: socket.socket) -> None:
-    write(link, "failed", {"task": "t1", "code": ["app_failed"]})
-
-
-def garbage(link: socket.socket) -> None:
-    link.sendall(bytes(range(256)) * 4)
-
-
-def pickled(link: socket.socket) -> None:
-    link.sendall(pickle.dumps(W))
-
-
-def pickled_body(link: socket.socket) -> None:
-    header, _ = body_of(HONEST)
-    channel.write(link, Frame("update", header, pickle.dumps(W)))
-
-
-def deep_json(link: socket.socket) -> None:
-    deep = b"[" * 100_000
-    link.sendall(channel.PREFIX.pack(channel.MAGIC, len(deep), 0) + deep)
-
-
-def not_a_number(link: socket.socket) -> None:
-    text = b'{"kind":"update","task":"t1","records":NaN}'
-    link.sendall(channel.PREFIX.pack(channel.MAGIC, len(text), 0) + text)
-
-
-def cut_body(link: socket.socket) -> None:
-    header, body = body_of(HONEST)
-    channel.write(link, Frame("update", header, body[:-4]))
-
-
-def absurd_shape(link: socket.socket) -> None:
-    text = json.dumps({"0.0": {"dtype": "F32", "shape": [0, 2**64 - 1], "data_offsets": [0, 0]}}).encode()
-    header, _ = body_of(MODEL)
-    channel.write(link, Frame("update", header, struct.pack("<Q", len(text)) + text))
-
-
-@pytest.mark.parametrize(
-    "hostile",
-    [
-        wrong_task, no_task, unknown_kind, ready_twice, free_words, foreign_code, code_that_is_none, garbage,
-        pickled, pickled_body, deep_json, not_a_number, cut_body, absurd_shape,
-    ],
-)  # fmt: skip
-def test_a_broken_frame_costs_the_trainer(tmp_path: Path, hostile: Callable[[socket.socket], None]) -> None:
-    with rig(tmp_path, **EXACT) as guard:
-        link = guard.begin(MODEL)
-        hostile(link)
-        assert guard.hear("trainer_failed")["code"] == "malformed"
-        guard.refusal("malformed")
-        guard.tell({"type": "trainer_gone"})
-        honest_round(guard)
-
-
-def test_a_huge_frame_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    with rig(tmp_path, **EXACT) as guard:
-        link = guard.begin(MODEL)
-        before = resident(guard.process.pid)
-        link.sendall(channel.PREFIX.pack(channel.MAGIC, 2, 1 << 40))
-        assert guard.hear("trainer_failed")["code"] == "too_large"
-        guard.refusal("too_large")
-        assert resident(guard.process.pid) < before + (16 << 20)
-        honest_round(guard)
-
-
-def resident(pid: int) -> int:
-    """Bytes of memory that a process holds."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
 @pytest.mark.parametrize("sent", [0, 10, 100])
 def test_a_trainer_that_dies(tmp_path: Path, sent: int) -> None:
     """At once, in the middle of a prefix, in the middle of a header."""
-    header, body = body_of(HONEST)
+    header = {"task": "t1", "records": pack(HONEST)[0]}
+    body = pack(HONEST)[1]
     head = channel.encode_header(Frame("update", header))
     frame = channel.PREFIX.pack(channel.MAGIC, len(head), len(body)) + head + body
     with rig(tmp_path, **EXACT) as guard:

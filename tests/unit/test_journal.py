@@ -151,6 +151,8 @@ SECRET = "pixel-0-12-255"
         {"type": "refused", "round": SECRET, "code": "timeout"},
         {"type": "disconnected", "reason": SECRET, "hint": SECRET},
         {"type": "connected", "node": SECRET},
+        {"type": "dropped", "task": SECRET, "reason": SECRET},
+        {"type": "warning", "code": SECRET, "hint": SECRET},
         {"type": "released", "round": 1, "payload_bytes": SECRET, "entry": SECRET, "norm": SECRET},
         {"type": "canary", "out": SECRET, "tried": SECRET},
     ],
@@ -163,7 +165,16 @@ def test_words_of_a_role_do_not_get_in(report: dict[str, Any]) -> None:
 
 @given(st.dictionaries(st.text(max_size=8), st.one_of(st.none(), st.integers(), st.text(), st.floats())))
 def test_no_report_raises(message: dict[str, Any]) -> None:
-    for kind in ("released", "refused", "disconnected", "connected", "canary", "declare"):
+    for kind in (
+        "released",
+        "refused",
+        "disconnected",
+        "connected",
+        "canary",
+        "dropped",
+        "warning",
+        "declare",
+    ):
         journal.report({**message, "type": kind}, Lines())
     journal.verdict(message, Lines())
 

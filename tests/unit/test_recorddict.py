@@ -26,9 +26,9 @@ def test_a_recorddict_comes_back_the_same() -> None:
     assert back["config"] == content["config"]
     assert back["metrics"] == content["metrics"]
     assert list(back) == list(content)
-    for key, array in content["arrays"].items():
-        assert back["arrays"][key].numpy().tobytes() == array.numpy().tobytes()
-        assert back["arrays"][key].dtype == array.dtype
+    for key, array in content.array_records["arrays"].items():
+        assert back.array_records["arrays"][key].numpy().tobytes() == array.numpy().tobytes()
+        assert back.array_records["arrays"][key].dtype == array.dtype
 
 
 def test_a_pickled_array_does_not_cross() -> None:

@@ -25,7 +25,9 @@ PREFIX = "homebound-leak "
 GRACE_SECONDS = 1.0
 
 
-def leak(device: Device, app: Path, start_run: Callable[[], None]) -> tuple[Sequence[Outcome], dict[str, Any]]:
+def leak(
+    device: Device, app: Path, start_run: Callable[[], None]
+) -> tuple[Sequence[Outcome], dict[str, Any]]:
     """Swap the device's app for the leaky one, let ``start_run`` run it, and judge; outcomes and status.
 
     The daemon is left running, so that its metrics can be looked at.

@@ -34,7 +34,9 @@ def console() -> Console:
     return Console(highlight=False, width=min(made.width, WIDTH))
 
 
-def learning(rounds: Sequence[Round], statuses: Mapping[str, Mapping[str, Any]], doing: str) -> RenderableType:
+def learning(
+    rounds: Sequence[Round], statuses: Mapping[str, Mapping[str, Any]], doing: str
+) -> RenderableType:
     """The live view: rounds so far, and what left each device."""
     table = Table(title="learning", title_justify="left", box=None, padding=(0, 2))
     for name in ("round", "accuracy", "released"):
@@ -91,7 +93,9 @@ def metrics(text: str, port: int) -> RenderableType:
         if line.startswith(SAMPLES)
         and (not line.endswith(" 0.0") or line.startswith("homebound_transmit_unaccounted"))
     ]
-    head = Text(f"what Prometheus sees of that device (127.0.0.1:{port}/metrics, zeros left out)", style="italic")
+    head = Text(
+        f"what Prometheus sees of that device (127.0.0.1:{port}/metrics, zeros left out)", style="italic"
+    )
     return Group(head, *(Text("  " + line) for line in lines))
 
 

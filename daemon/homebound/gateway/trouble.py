@@ -171,7 +171,9 @@ def explaining_link() -> Iterator[None]:
     except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
         # httpcore raises it again "from None", which leaves only the context.
         raise FederationError(*_not_connected(error.__cause__ or error.__context__)) from error
-    except (httpcore.NetworkError, httpcore.TimeoutException) as error:
+    except httpcore.TimeoutException as error:
+        raise FederationError(Trouble.UNREACHABLE, "no answer in time") from error
+    except httpcore.NetworkError as error:
         raise FederationError(Trouble.GONE) from error
     except httpcore.RemoteProtocolError as error:
         # httpcore's words for an end instead of an answer, and for one in the middle of an answer.

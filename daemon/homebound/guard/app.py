@@ -350,7 +350,7 @@ def _check_header(frame: Frame) -> None:
 
 def _code(error: ChannelError) -> RefusalCode:
     """Over the size limit, or no frame at all. The limit is the reader's, which took no memory for it."""
-    return RefusalCode.TOO_LARGE if "size limit" in error.message else RefusalCode.MALFORMED
+    return RefusalCode.TOO_LARGE if isinstance(error, channel.FrameTooLarge) else RefusalCode.MALFORMED
 
 
 def _unread_task(frame: Frame) -> Task:

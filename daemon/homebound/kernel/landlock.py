@@ -79,7 +79,11 @@ def restrict(paths: Paths) -> int:
         libc.syscall(SYS_CREATE, ctypes.byref(attributes), ctypes.c_size_t(size), ctypes.c_uint32(0))
     )
     read = READ_FILE | READ_DIR
-    for names, rights in ((paths.read, read), (paths.execute, read | EXECUTE), (paths.write, handled & ~EXECUTE)):
+    for names, rights in (
+        (paths.read, read),
+        (paths.execute, read | EXECUTE),
+        (paths.write, handled & ~EXECUTE),
+    ):
         _allow_paths(libc, ruleset, names, rights & handled)
     if version >= 4:
         for port in paths.connect_ports:

@@ -78,7 +78,14 @@ def arguments(
     each option is carried out in turn.
     """
     words = ["bwrap", "--die-with-parent", "--as-pid-1", "--new-session"]
-    words += ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup", "--hostname", "homebound"]
+    words += [
+        "--unshare-pid",
+        "--unshare-ipc",
+        "--unshare-uts",
+        "--unshare-cgroup",
+        "--hostname",
+        "homebound",
+    ]
     if not view.network:
         words.append("--unshare-net")
     # bubblewrap makes missing parents with mode 0700, which a role's user could not enter.

@@ -27,7 +27,7 @@ COMPARE_EQ, COMPARE_MASKED = 4, 7
 
 # CLONE_NEW*: a role may start threads and children, never a namespace (sched.h).
 CLONE_NEW_ANY = 0x7E020080
-# What Python asks of a descriptor; everything else (TIOCSTI, GPU, block devices) is refused. asm-generic/ioctls.h
+# What Python asks of a descriptor; all else (TIOCSTI, GPU, block devices) is refused. asm-generic/ioctls.h
 IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 # How much of a TCP socket's queue was never sent: the gateway's byte accounts. linux/sockios.h
 SIOCOUTQNSD = 0x894B
@@ -35,29 +35,30 @@ SIOCOUTQNSD = 0x894B
 BPF_READS = (1, 4, 15, 24)
 
 FILES = """
-access chdir chmod chown close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2 fadvise64
-fallocate fchdir fchmod fchmodat fchown fchownat fcntl fdatasync fgetxattr flistxattr flock fstat fstatfs fsync
-ftruncate futimesat getcwd getdents getdents64 getxattr lchown lgetxattr link linkat listxattr lseek lstat mkdir
-mkdirat newfstatat open openat openat2 pread64 preadv preadv2 pwrite64 pwritev pwritev2 read readahead readlink
-readlinkat readv rename renameat renameat2 rmdir sendfile stat statfs statx symlink symlinkat sync_file_range
-truncate umask unlink unlinkat utime utimensat utimes write writev
+access chdir chmod chown close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2
+fadvise64 fallocate fchdir fchmod fchmodat fchown fchownat fcntl fdatasync fgetxattr flistxattr flock
+fstat fstatfs fsync ftruncate futimesat getcwd getdents getdents64 getxattr lchown lgetxattr link linkat
+listxattr lseek lstat mkdir mkdirat newfstatat open openat openat2 pread64 preadv preadv2 pwrite64 pwritev
+pwritev2 read readahead readlink readlinkat readv rename renameat renameat2 rmdir sendfile stat statfs
+statx symlink symlinkat sync_file_range truncate umask unlink unlinkat utime utimensat utimes write writev
 """.split()
 PROCESS = """
-alarm arch_prctl brk capget capset clock_getres clock_gettime clock_nanosleep execve execveat exit exit_group fork
-futex futex_wait futex_waitv futex_wake futex_requeue get_mempolicy get_robust_list getcpu getegid geteuid getgid
-getgroups getitimer getpgid getpgrp getpid getppid getpriority getrandom getresgid getresuid getrlimit getrusage
-getsid gettid gettimeofday getuid ioprio_get ioprio_set kill landlock_add_rule landlock_create_ruleset
-landlock_restrict_self madvise map_shadow_stack membarrier memfd_create mincore mlock mlock2 mmap mprotect mremap
-msync munlock munmap nanosleep pause pidfd_open pidfd_send_signal pipe pipe2 prctl prlimit64 restart_syscall rseq
-rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait
-sched_get_priority_max sched_get_priority_min sched_getaffinity sched_getattr sched_getparam sched_getscheduler
-sched_setaffinity sched_setattr sched_setparam sched_setscheduler sched_yield seccomp set_robust_list
-set_tid_address setfsgid setfsuid setgid setgroups setitimer setpgid setpriority setregid setresgid setresuid
-setreuid setrlimit setsid setuid sigaltstack sysinfo tgkill time times tkill uname vfork wait4 waitid
+alarm arch_prctl brk capget capset clock_getres clock_gettime clock_nanosleep execve execveat exit
+exit_group fork futex futex_wait futex_waitv futex_wake futex_requeue get_mempolicy get_robust_list getcpu
+getegid geteuid getgid getgroups getitimer getpgid getpgrp getpid getppid getpriority getrandom getresgid
+getresuid getrlimit getrusage getsid gettid gettimeofday getuid ioprio_get ioprio_set kill
+landlock_add_rule landlock_create_ruleset landlock_restrict_self madvise map_shadow_stack membarrier
+memfd_create mincore mlock mlock2 mmap mprotect mremap msync munlock munmap nanosleep pause pidfd_open
+pidfd_send_signal pipe pipe2 prctl prlimit64 restart_syscall rseq rt_sigaction rt_sigpending
+rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait sched_get_priority_max
+sched_get_priority_min sched_getaffinity sched_getattr sched_getparam sched_getscheduler sched_setaffinity
+sched_setattr sched_setparam sched_setscheduler sched_yield seccomp set_robust_list set_tid_address
+setfsgid setfsuid setgid setgroups setitimer setpgid setpriority setregid setresgid setresuid setreuid
+setrlimit setsid setuid sigaltstack sysinfo tgkill time times tkill uname vfork wait4 waitid
 """.split()
 WAITING = """
-epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait eventfd eventfd2 poll ppoll pselect6 select
-signalfd signalfd4 timerfd_create timerfd_gettime timerfd_settime
+epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait eventfd eventfd2 poll ppoll
+pselect6 select signalfd signalfd4 timerfd_create timerfd_gettime timerfd_settime
 """.split()
 # Calls on links that a role was handed. None of them makes or names a peer.
 LINKS = """

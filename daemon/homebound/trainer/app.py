@@ -51,7 +51,7 @@ class Task:
 
 
 def load(folder: Path) -> Installed:
-    """Import the ClientApp that ``folder``/pyproject.toml names. Raises AppError, or what the import raises."""
+    """Import the ClientApp that ``folder``/pyproject.toml names. Raises AppError, or what its import does."""
     project = tomllib.loads((folder / "pyproject.toml").read_text())
     try:
         app_table = project["tool"]["flwr"]["app"]
@@ -107,7 +107,11 @@ class Runner:
 
     def run(self, task: Task) -> Records:
         """The records that the app answers. Raises whatever the app raises, AppError for an error reply."""
-        message = Message(content=from_records(task.records), metadata=_metadata(task, self._clock()))
+        # The typed overloads want to know a node and a task of Flower's own processes, which do not
+        # run here (flwr 1.42, app/message/message.py).
+        message: Message = Message(  # type: ignore[call-overload]
+            content=from_records(task.records), metadata=_metadata(task, self._clock())
+        )
         context = Context(
             run_id=0,
             node_id=0,

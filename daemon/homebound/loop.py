@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The supervisor's loop: descriptors with a step for when they can be read, and steps for when it is time.
+
+One thread; a step runs to its end before the next. Knows nothing of roles. Imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import selectors
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+Step = Callable[[], None]
+Source = int | socket.socket
+# How long a turn waits at most when nothing is due.
+IDLE_SECONDS = 1.0
+
+
+class Loop:
+    """Watches descriptors and keeps times. ``clock`` is monotonic seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._selector = selectors.DefaultSelector()
+        self._due: dict[str, tuple[float, Step]] = {}
+
+    def watch(self, source: Source, step: Step) -> None:
+        """Run ``step`` whenever ``source`` can be read, until it is forgotten."""
+        self._selector.register(source, selectors.EVENT_READ, step)
+
+    def forget(self, source: Source) -> None:
+        """Watch it no longer. Nothing happens when it was not watched."""
+        if source in self._selector.get_map():
+            self._selector.unregister(source)
+
+    def after(self, name: str, seconds: float, step: Step) -> None:
+        """Run ``step`` once, ``seconds`` from now; a later call with the same name takes its place."""
+        self._due[name] = (self._clock() + seconds, step)
+
+    def turn(self, seconds: float = IDLE_SECONDS) -> None:
+        """Wait for the first thing to happen, at most ``seconds``, and run the steps of all that has."""
+        first = min((moment for moment, _ in self._due.values()), default=self._clock() + seconds)
+        for key, _ in self._selector.select(max(0.0, min(first - self._clock(), seconds))):
+            # A step before may have ended the role that this descriptor belonged to.
+            if self._selector.get_map().get(key.fd) is key:
+                key.data()
+        now = self._clock()
+        for name in [name for name, (moment, _) in self._due.items() if moment <= now]:
+            due = self._due.pop(name, None)
+            if due is not None:
+                due[1]()
+
+    def on_signals(self, numbers: tuple[signal.Signals, ...], step: Step) -> None:
+        """Run ``step`` between two others when one of these signals comes."""
+        reading, writing = socket.socketpair()
+        reading.setblocking(False)
+        writing.setblocking(False)
+        signal.set_wakeup_fd(writing.fileno())
+        self._wakeup = (reading, writing)
+
+        def woken() -> None:
+            reading.recv(512)
+            step()
+
+        for number in numbers:
+            signal.signal(number, _wake)
+        self.watch(reading, woken)
+
+
+def _wake(number: int, frame: FrameType | None) -> None:
+    """The byte in the wakeup descriptor says it all. signal.set_wakeup_fd"""
+    del number, frame
