@@ -23,6 +23,7 @@ from homebound.kernel.cgroups import Cgroup
 from homebound.kernel.sandbox import Identity
 from homebound.settings import Settings
 
+LOCKS = Path("/run")
 BPF_FILE_SYSTEM = Path("/sys/fs/bpf")
 # systemd marks a cgroup that it left to a service (Delegate=yes) by this. systemd.resource-control(5)
 DELEGATED = "trusted.delegate"
@@ -85,16 +86,20 @@ def _is_delegated(cgroup: Path) -> bool:
 
 
 def lock(instance: Instance) -> int:
-    """Take the device's name; the descriptor holds it. Raises HomeboundError if a daemon has it."""
+    """Take the device's name; the descriptor holds it. Raises HomeboundError if a daemon has it.
+
+    The file lies outside of paths.run, because cgroups and pins are shared by name whatever that says.
+    """
+    path = _lock_file(instance)
     try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         instance.run.mkdir(mode=0o755, parents=True, exist_ok=True)
-        fd = os.open(instance.run / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except PermissionError as error:
-        raise PermissionMissing(f"cannot write {instance.run}", "run as root") from error
+        raise PermissionMissing(f"cannot write {error.filename}", "run as root") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # A daemon that ends removes the file: a lock on a file that is no longer there locks nobody out.
-        if os.fstat(fd).st_ino != os.stat(instance.run / "lock").st_ino:
+        if os.fstat(fd).st_ino != path.stat().st_ino:
             raise BlockingIOError
     except (BlockingIOError, FileNotFoundError) as error:
         os.close(fd)
@@ -103,6 +108,10 @@ def lock(instance: Instance) -> int:
             "stop it first, or give this one another name in its config",
         ) from error
     return fd
+
+
+def _lock_file(instance: Instance) -> Path:
+    return LOCKS / f"homebound-{instance.run.name}.lock"
 
 
 def make_folders(instance: Instance, users: Mapping[Role, Identity]) -> None:
@@ -165,9 +174,10 @@ def _remove_if_empty(path: Path) -> None:
 
 
 def remove_run(instance: Instance) -> None:
-    """The run folder, with the lock in it. Called last, by the holder of the lock."""
+    """The run folder and the lock. Called last, by the holder of the lock."""
     shutil.rmtree(instance.run, ignore_errors=True)
     _remove_if_empty(instance.run.parent)
+    _lock_file(instance).unlink(missing_ok=True)
 
 
 def listen_status(instance: Instance) -> socket.socket:

@@ -384,8 +384,8 @@ def main() -> int:
             instance.remove_run(place)
             os.close(holder)
     except HomeboundError as error:
-        if error.hint:
-            pass
+        hint = f"\n  hint: {error.hint}" if error.hint else ""
+        sys.stderr.write(f"homebound: {error.message}{hint}\n")
         return error.exit_status
 
 

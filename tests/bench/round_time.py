@@ -1,33 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the time of a round goes, seen from the gateway: python tests/bench/round_time.py
+"""Where the time of a round goes, seen from the gateway.
 
-A real SuperLink on loopback with TLS, two gateway processes, and the example's ClientApp called in this process
-where guard and trainer would be: what is left is Flower's server, the link and the gateway. Prints, asserts nothing.
+PYTHONPATH=daemon:tests python tests/bench/round_time.py: a real SuperLink on loopback with TLS, two gateway
+processes, and the example's ClientApp called in this process where guard and trainer would be. What is left
+is Flower's server, the link and the gateway. Prints, asserts nothing.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-import sys
 import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "daemon"), str(ROOT / "tests")]
-os.environ["PYTHONPATH"] = str(ROOT / "daemon")
 
 from federation.device import Device, Task
 from homebound.demo.superlink import Operator, SuperLink, bundle, make_superlink
 from homebound.records import Records
 from homebound.trainer import app
 
-DIGITS = ROOT / "examples" / "digits"
+DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
 DEVICES, ROUNDS = 2, 3
 IDLE_SECONDS = 25.0
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -73,7 +70,7 @@ def measure(folder: Path, link: SuperLink) -> None:
         Device(folder / str(i), {**settings, "app": {"fab_sha256": example.fab_sha256}}, trainer)
         for i, trainer in enumerate(trainers)
     ]
-    timed("gateways start and connect", lambda: [start(devices)])
+    timed("gateways start and connect", lambda: start(devices))
     operator = Operator(link)
     results = folder / "results.jsonl"
     began, wall = time.monotonic(), time.time()
@@ -84,7 +81,7 @@ def measure(folder: Path, link: SuperLink) -> None:
     print(f"run: {state.outcome}, {ended - began:.2f} s in all")
     times = [json.loads(line)["time"] - wall for line in results.read_text().splitlines()]
     print(f"  ServerApp starts, until it has tested the first model {times[0]:7.2f} s")
-    for number, (before, after) in enumerate(zip(times, times[1:], strict=False), 1):
+    for number, (before, after) in enumerate(itertools.pairwise(times), 1):
         print(f"  round {number}                                               {after - before:7.2f} s")
     print(f"  ServerApp ends                                        {ended - began - times[-1]:7.2f} s")
     print_tasks(devices, trainers)
@@ -101,9 +98,8 @@ def start(devices: Sequence[Device]) -> None:
         device.wait_for("connected")
 
 
-def timed(words: str, step: object) -> None:
+def timed(words: str, step: Callable[[], None]) -> None:
     began = time.monotonic()
-    assert callable(step)
     step()
     print(f"{words}: {time.monotonic() - began:.2f} s")
 
@@ -148,9 +144,8 @@ def print_idle(device: Device) -> None:
     time.sleep(IDLE_SECONDS)
     sent, spent = device.declared() - before, (ticks(pid) - cpu) / TICKS
     rollup = dict(line.split()[:2] for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
-    print(
-        f"idle, a poll a second: {sent / IDLE_SECONDS:.0f} bytes/s, {100 * spent / IDLE_SECONDS:.2f} % of a CPU"
-    )
+    share = 100 * spent / IDLE_SECONDS
+    print(f"idle, a poll a second: {sent / IDLE_SECONDS:.0f} bytes/s, {share:.2f} % of a CPU")
     print(f"gateway, one of {DEVICES} on this host: {int(rollup['Pss:']) / 1024:.1f} MB PSS")
 
 

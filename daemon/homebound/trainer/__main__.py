@@ -45,8 +45,10 @@ def main() -> int:
 
 def _preload(name: str) -> None:
     """Pay for a slow import before the first task; a missing library is the app's business."""
-    with contextlib.suppress(ImportError):
+    try:
         importlib.import_module(name)
+    except ImportError:
+        sys.stderr.write(f"homebound: cannot preload {name}\n")
 
 
 def _serve(link: socket.socket, settings: dict[str, Any]) -> None:
@@ -101,7 +103,7 @@ def _answer(runner: Any, frame: Frame) -> Frame:
 def _explain(error: BaseException) -> None:
     """The whole story, for the log that stays on this device."""
     if isinstance(error, HomeboundError):
-        pass
+        sys.stderr.write(f"homebound: {error}\n")
     else:
         traceback.print_exception(error)
     sys.stderr.flush()
