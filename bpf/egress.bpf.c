@@ -85,7 +85,7 @@ static __always_inline void count_traffic(struct __sk_buff *skb, const struct hb
 		return;
 	}
 	__sync_fetch_and_add(&cell->packets, segments);
-	__sync_fetch_and_add(&cell->bytes, skb->len + (segments - 1) * packet->headers);
+	__sync_fetch_and_add(&cell->bytes, hb_wire_bytes(skb, packet, segments));
 	if (stream_bytes)
 		__sync_fetch_and_add(&cell->stream_bytes, stream_bytes);
 }

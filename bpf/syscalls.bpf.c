@@ -87,6 +87,13 @@ static __always_inline int is_counted_socket(void)
 	return bpf_map_delete_elem(&refused_sockets, &pid_tgid) == 0;
 }
 
+// setpriv(1), which drops root to the role's user, asks the name service cache first, over a unix socket that
+// the filter refuses. It is the one call of ours that is refused on each start. A role itself is never root.
+static __always_inline int is_launcher_asking_names(__u32 rule)
+{
+	return rule == HB_RULE_SOCKET_UNIX && (__u32)bpf_get_current_uid_gid() == 0;
+}
+
 // The rule of a refused call, 0 when it is none of ours. Leaves the detail of the event.
 static __always_inline __u32 decide_call(const struct hb_call *call, __u32 watched, long result,
 					 __u64 *detail)
@@ -145,7 +152,7 @@ int hb_syscall_exit(struct bpf_raw_tracepoint_args *ctx)
 	if (call.compat || !watched || !*watched)
 		return 0;
 	rule = decide_call(&call, *watched, result, &detail) & (HB_RULES_MAX - 1);
-	if (!rule)
+	if (!rule || is_launcher_asking_names(rule))
 		return 0;
 	hb_count_denied(HB_PROGRAM_SYSCALL_EXIT, role, rule);
 	hb_begin_denied(&event, HB_PROGRAM_SYSCALL_EXIT, role, rule);

@@ -123,8 +123,8 @@ struct hb_settings {
 // Key of the allow map. IPv4 addresses are v4-mapped (RFC 4291, 2.5.5.2), so there is one code path.
 struct hb_endpoint {
 	__u32 role;
-	__u16 port;    // host order
-	__u8 protocol; // IPPROTO_TCP or IPPROTO_UDP
+	__u16 port;     // host order
+	__u8 protocol;  // IPPROTO_TCP or IPPROTO_UDP
 	__u8 direction; // enum hb_side
 	__u8 address[16];
 };

@@ -21,12 +21,14 @@
 #define HB_EXTENSIONS_MAX 6
 // More fragments (0x2000) or an offset (0x1fff): not a packet that we let a role make by itself.
 #define HB_IPV4_FRAGMENT 0x3fff
+#define HB_JUMBO_BYTES 8 // struct hop_jumbo_hdr
 
 struct hb_packet {
 	__u32 family;      // enum hb_family
 	__u32 protocol;    // enum hb_protocol
 	__u32 next_header; // IPPROTO_*
-	__u32 headers;     // bytes of IP and TCP or UDP headers: what every segment repeats
+	__u32 headers;     // bytes of IP and TCP or UDP headers
+	__u32 unsent;      // of these, bytes that no segment carries on the wire
 	__u32 sequence;    // TCP
 	__u16 source_port;
 	__u16 destination_port;
@@ -67,6 +69,10 @@ static __always_inline int hb_parse_ipv6(struct __sk_buff *skb, struct hb_packet
 	__builtin_memcpy(packet->destination, &ip.daddr, sizeof(ip.daddr));
 	packet->headers = sizeof(ip);
 	packet->next_header = ip.nexthdr;
+	// A GSO packet above 64 KiB ("BIG TCP", Linux 5.19) has its length in a hop-by-hop option, which
+	// segmentation takes out (ipv6_hopopt_jumbo_remove).
+	if (ip.nexthdr == IPPROTO_HOPOPTS && !ip.payload_len && skb->gso_size)
+		packet->unsent = HB_JUMBO_BYTES;
 	for (int i = 0; i < HB_EXTENSIONS_MAX; i++) {
 		__u32 next = packet->next_header;
 
@@ -144,6 +150,14 @@ static __always_inline __u32 hb_segments(struct __sk_buff *skb, const struct hb_
 	if (!segments && size && skb->len > packet->headers)
 		segments = (skb->len - packet->headers + size - 1) / size;
 	return segments ? segments : 1;
+}
+
+// Bytes of IP packets that these segments are on the wire.
+static __always_inline __u64 hb_wire_bytes(struct __sk_buff *skb, const struct hb_packet *packet,
+					   __u32 segments)
+{
+	return skb->len - packet->unsent +
+	       (__u64)(segments - 1) * (packet->headers - packet->unsent);
 }
 
 #endif

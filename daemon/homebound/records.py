@@ -86,14 +86,17 @@ def pack(records: Records) -> tuple[list[dict[str, Any]], bytes]:
     for i, record in enumerate(records):
         entry: dict[str, Any] = {"name": record.name, "kind": record.kind, "keys": list(record.keys)}
         if record.kind == "arrays":
-            for j, array in enumerate(record.values):
-                if array.dtype not in DTYPES:
-                    raise RecordsError(f"an array of dtype {array.dtype} cannot be sent")
-                tensors[f"{i}.{j}"] = np.asarray(array, order="C")
+            tensors.update((f"{i}.{j}", _plain(array)) for j, array in enumerate(record.values))
         else:
             entry["values"] = list(record.values)
         header.append(entry)
     return header, save(tensors) if tensors else b""
+
+
+def _plain(array: Array) -> Array:
+    if array.dtype not in DTYPES:
+        raise RecordsError(f"an array of dtype {array.dtype} cannot be sent")
+    return np.asarray(array, order="C")
 
 
 def unpack(header: Any, body: bytes | bytearray | memoryview) -> Records:

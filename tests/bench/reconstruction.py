@@ -73,7 +73,8 @@ def example_gradient(net: Any, sharpness: float) -> Gradient:
 
 
 def clipped(change: Tensor, bound: float) -> Tensor:
-    """Each row shortened to the norm ``bound`` if it is longer. An infinite bound would spoil the gradient."""
+    """Each row shortened to the norm ``bound`` if it is longer."""
+    # inf / norm would make the gradient of what follows NaN.
     if math.isinf(bound):
         return change
     return change * torch.clamp(bound / change.norm(dim=1, keepdim=True).clamp(min=1e-12), max=1.0)
@@ -93,7 +94,10 @@ def release(change: Tensor, guard: GuardSettings | None, draw: np.random.Generat
 
 
 def analytic(released: Tensor, rows: int) -> Tensor:
-    """First fully connected layer: weight row over its bias, rows weighed by bias squared. One record: [t, 64]."""
+    """First fully connected layer: weight row over its bias, rows weighed by bias squared.
+
+    For one record: [t, 64].
+    """
     weights = released[:, : rows * PIXELS].view(-1, rows, PIXELS)
     biases = released[:, rows * PIXELS : rows * PIXELS + rows]
     total = (biases**2).sum(dim=1, keepdim=True).clamp(min=1e-12)
@@ -101,13 +105,14 @@ def analytic(released: Tensor, rows: int) -> Tensor:
 
 
 def analytic_batch(released: Tensor, y: Tensor) -> Tensor:
-    """Linear model, several records of known, different labels: solves weights = errors x records. [t, b, 64]."""
+    """Linear model, records of known, different labels: solves weights = errors x records. [t, b, 64]."""
     errors = errors_at_zero(y)
     weights = released[:, : CLASSES * PIXELS].view(-1, CLASSES, PIXELS)
     biases, sums = released[:, CLASSES * PIXELS :], errors.sum(dim=1)
     scale = (biases * sums).sum(dim=1) / (sums**2).sum(dim=1)
-    solved = torch.linalg.pinv(errors.transpose(1, 2)) @ weights
-    return (solved / scale[:, None, None]).nan_to_num().clamp(0, 1)
+    solved: Tensor = torch.linalg.pinv(errors.transpose(1, 2)) @ weights
+    scaled: Tensor = solved / scale[:, None, None]
+    return scaled.nan_to_num().clamp(0, 1)
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,10 @@ class Matching:
 
 
 def match(gradient: Gradient, released: Tensor, y: Tensor, bound: float, how: Matching, seed: int) -> Tensor:
-    """Records whose own clipped step is nearest to the release in L2: likeliest under Gaussian noise. [t, b, 64]."""
+    """Records whose own clipped step is nearest to the release in L2: likeliest under Gaussian noise.
+
+    Gradient matching with known labels (DLG, iDLG), by Adam from random pictures. [t, b, 64].
+    """
     draw = torch.Generator().manual_seed(seed)
     best, least = torch.zeros(*y.shape, PIXELS), torch.full((len(y),), torch.inf)
     for _ in range(how.restarts):
@@ -130,7 +138,7 @@ def match(gradient: Gradient, released: Tensor, y: Tensor, bound: float, how: Ma
         for _ in range(how.steps):
             optimizer.zero_grad()
             miss = ((clipped(-STEEP * gradient(x, y), bound) - released) ** 2).sum(dim=1)
-            miss.sum().backward()
+            torch.autograd.backward(miss.sum())
             optimizer.step()
             schedule.step()
             with torch.no_grad():
@@ -160,7 +168,8 @@ def informed(
     weights = released[:, : CLASSES * PIXELS].view(-1, CLASSES, PIXELS)
     result = torch.empty_like(x)
     for trial, (mix, mean) in enumerate(zip(errors * scales[:, None, None], means[y], strict=True)):
-        system = torch.block_diag(*precisions[y[trial]]) * (sigma / bound) ** 2
+        blocks: Tensor = torch.block_diag(*precisions[y[trial]])  # type: ignore[no-untyped-call]
+        system = blocks * (sigma / bound) ** 2
         system += torch.kron(mix @ mix.T, torch.eye(PIXELS)) / bound**2
         surprise = mix @ (weights[trial] - mix.T @ mean) / bound**2
         result[trial] = mean + torch.linalg.solve(system, surprise.flatten()).view_as(mean)
@@ -174,7 +183,7 @@ def distances(a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Verdict:
-    """An attack against chance. Errors are medians of mean squared error a pixel; wins is a share of trials."""
+    """An attack against chance: medians of the mean squared error a pixel, and the share of trials won."""
 
     attack: float
     chance: float

@@ -123,4 +123,9 @@ class Relay:
                     if sock is client:
                         self.total += len(data)
                         self.count(len(data))
-                    (server if sock is client else client).sendall(data)
+                        server.sendall(data)
+                    else:
+                        with contextlib.suppress(
+                            OSError
+                        ):  # a client that is gone may have left bytes to count
+                            client.sendall(data)

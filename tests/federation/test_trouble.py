@@ -17,7 +17,9 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.proto.fleet_pb2 import ActivateNodeResponse
+from flwr.proto.fleet_pb2 import ActivateNodeResponse, PullMessagesResponse
+from flwr.proto.message_pb2 import Message, Metadata, ObjectTree
+from flwr.proto.recorddict_pb2 import RecordDict
 from flwr.supercore.date import now
 
 from federation.peer import LOOPBACK, Seen, Server, answer
@@ -225,6 +227,34 @@ def test_peer_that_ends_in_the_middle(key: Key) -> None:
         thread.start()
         assert trouble(session).code is Trouble.GONE
         thread.join()
+
+
+@pytest.mark.parametrize(
+    ("name", "good"),
+    [("0" * 64, True), ("", False), ("../x", False), ("A" * 64, False), ("0" * 70_000, False)],
+)
+def test_name_of_a_message_must_be_a_digest(key: Key, name: str, good: bool) -> None:
+    metadata = Metadata(run_id=1, message_id=name, src_node_id=1, dst_node_id=7, message_type="train", ttl=9)
+    pulled = PullMessagesResponse(
+        messages_list=[Message(metadata=metadata, content=RecordDict())],
+        message_object_trees=[ObjectTree(object_id=name)],
+    )
+    activated = ActivateNodeResponse(node_id=7).SerializeToString()
+    bodies = {"activate-node": activated, "pull-messages": pulled.SerializeToString()}
+
+    server = Server(lambda seen: answer(bodies.get(seen.path.rpartition("/")[2], b"")))
+    session = federation(server.port, key)
+    session.connect()
+    if good:
+        given = session.pull()
+        assert given is not None
+        assert (given.task, given.run, given.node, given.message_type) == (name, 1, 7, "train")
+    else:
+        with pytest.raises(FederationError) as caught:
+            session.pull()
+        assert caught.value.code is Trouble.MALFORMED
+    session.leave(1.0)
+    server.close()
 
 
 def test_same_headers_for_every_device(key: Key) -> None:

@@ -35,7 +35,7 @@ SOL_PACKET, PACKET_STATISTICS, PACKET_OUTGOING, ETH_P_ALL = 263, 6, 4, 3
 MSG_ZEROCOPY, MSG_TRUNC = 0x4000000, 0x20
 SIOCETHTOOL, SIOCSIFMTU, ETHTOOL_STSO, ETHTOOL_SGSO = 0x8946, 0x8922, 0x1F, 0x24
 TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ, TCP_RECV_QUEUE, TCP_SEND_QUEUE = 19, 20, 21, 1, 2
-TCP_REPAIR_OFF_NO_WP = -1
+TCP_REPAIR_OFF_NO_WP, TCP_REPAIR_OPTIONS, TCPOPT_MSS, TCPOPT_WINDOW = -1, 22, 2, 3
 IPPROTO_DSTOPTS, IPPROTO_RAW, IPV6_DSTOPTS = 60, 255, 59
 UDP_SEGMENT = 103
 
@@ -218,7 +218,6 @@ def test_uncut(device: Device, address: str) -> None:
     received, sizes = in_fresh_network(lambda: send_all(device, address, by_write, nothing))
     counted = cell(device, Family.IPV6 if address == V6 else Family.IPV4)
     assert counted.stream_bytes == received == PAYLOAD
-    print(counted, sizes)
     headers = (counted.packets - len(sizes)) * ((20 if address == V4 else 40) + 32)
     assert counted.bytes == sum(sizes) + headers
     assert max(sizes) > 1500, "offload was off: nothing to test"
@@ -313,6 +312,9 @@ def repaired(port: int, peer_port: int, send: int, receive: int) -> socket.socke
         made.setsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ, struct.pack("I", sequence))
     made.bind((V4, port))
     made.connect((V4, peer_port))
+    # What a handshake would have agreed on: segment size, and window scale both ways.
+    for option, value in ((TCPOPT_MSS, 1460), (TCPOPT_WINDOW, 10 | 10 << 16)):
+        made.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_OPTIONS, struct.pack("II", option, value))
     return made
 
 
@@ -331,13 +333,14 @@ def test_sequence_numbers_wrap(device: Device, start: int) -> None:
                 return len(client.recv(1))
 
         server = repaired(2002, 2001, 77, start)
+        server.settimeout(5)
         # Without the window probe that leaving repair sends: there is no peer yet, and it would be reset.
         server.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP)
         with child(gateway, device.of(Role.GATEWAY)) as result:
             received = 0
             while chunk := server.recv(1 << 16):
                 received += len(chunk)
-            server.close()
+            server.shutdown(socket.SHUT_WR)
             assert result() == 0
         return received
 

@@ -31,7 +31,7 @@ QUICK_POLL_SECONDS, POLL_RATIO = 0.1, 20.0
 RETRY_SECONDS = 0.5
 # A session that is still held ends within a minute, so it is worth asking more often than a dead server.
 BUSY_RETRY_SECONDS = 5.0
-RUN_CHECK_SECONDS = 10.0
+RUN_CHECK_SECONDS = 5.0
 LEAVE_SECONDS = 1.5
 GUARD_READ_SECONDS = 60.0
 # What is answered and told when a task cannot even be handed to the guard.

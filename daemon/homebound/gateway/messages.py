@@ -8,6 +8,7 @@ May import: records, recorddict, gateway.outbox, gateway.trouble, flwr.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,8 @@ from homebound.records import Records, RecordsError
 # What building a message out of bytes of a stranger may raise.
 UNREADABLE = (ValueError, TypeError, KeyError, RecursionError, UnexpectedObjectContentError, RecordsError)
 
+# A message is named by its SHA-256. The name goes into files, frames and reports, so nothing else will do.
+NAME = re.compile(r"[0-9a-f]{64}")
 # Where Flower's strategies say which round it is; its own field for it (group_id) stays empty.
 ROUND_KEY = "server-round"
 # The words of a reply without an update. One for all refusals, so that they tell nothing about the data.
@@ -69,6 +72,8 @@ def assignment(node: int, proto: MessageProto, tree: ObjectTree) -> Assignment:
     except (ValueError, TypeError) as error:
         raise FederationError(Trouble.MALFORMED) from error
     metadata = message.metadata
+    if not NAME.fullmatch(metadata.message_id):
+        raise FederationError(Trouble.MALFORMED, "a message has no name")
     return Assignment(metadata.message_id, metadata.run_id, node, metadata.message_type, message, tree)
 
 

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo as a person starts it: it learns, nothing gets out, the books balance, nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from homebound.kernel import cgroups
+from homebound.leaktest.attempts import NAMES
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+# The accuracy that the shipped clip norm and noise must still allow with two devices and three rounds.
+WANTED_ACCURACY = 0.90
+
+
+def left_behind() -> set[str]:
+    pins, tree = Path("/sys/fs/bpf/homebound"), cgroups.mount() / "homebound"
+    folders = [folder for top in (pins, tree) if top.is_dir() for folder in top.iterdir()]
+    return {str(path) for path in folders if path.name.startswith("demo-")}
+
+
+def test_the_demo_ends_well(tmp_path: Path) -> None:
+    file = tmp_path / "demo.json"
+    words = [
+        sys.executable,
+        "-m",
+        "homebound",
+        "demo",
+        "--devices",
+        "2",
+        "--rounds",
+        "3",
+        "--json",
+        str(file),
+    ]
+    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "80"}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    document = json.loads(file.read_text())
+    assert document["schema"] == 1
+    assert [entry["round"] for entry in document["rounds"]] == [1, 2, 3]
+    assert document["final_accuracy"] == document["rounds"][-1]["accuracy"] >= WANTED_ACCURACY
+    assert all(entry["released_bytes"] > 0 for entry in document["rounds"])
+    assert document["unaccounted_bytes"] == 0
+    assert all(book["balanced"] and book["kernel_stream_bytes"] > 0 for book in document["books"])
+    channels = {channel["name"]: channel for channel in document["channels"]}
+    tried = [name for name in NAMES if channels[name]["control"] == "passed"]
+    assert len(tried) >= 11
+    assert all(channels[name]["blocked"] and channels[name]["wall"] for name in tried)
+    assert all(channels[name]["counted"] for name in tried)
+    for name, device in document["roles"].items():
+        assert device["trainer"]["transmit_bytes"] == 0
+        assert device["gateway"]["transmit_bytes"] > 0
+        assert ("leaky" in name) == (device["trainer"]["denied"] > 0)
+    assert all(document["walls"][wall] for wall in ("namespaces", "seccomp", "cgroup-bpf"))
+    assert "Nothing got out" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert left_behind() == set()
