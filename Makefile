@@ -16,7 +16,7 @@ PINS := packaging/requirements/runtime.txt packaging/requirements/dev.txt
 # Arguments for pytest: make test-kernel ARGS="-k connect4 -x"
 ARGS ?=
 
-.PHONY: help setup debian bpf demo test check test-kernel test-leaks test-federation bench fix clean FORCE
+.PHONY: help setup debian bpf demo test check test-kernel test-leaks test-federation deb test-packages bench dashboards fix clean FORCE
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | \
@@ -54,7 +54,7 @@ demo: setup bpf ## two devices and a federation on this machine, then every way 
 	@$(VENV)/bin/homebound demo
 
 test: setup bpf ## the whole test suite (root)
-	@$(PYTHON) -m pytest --ignore=tests/bench $(ARGS)
+	@$(PYTHON) -m pytest --ignore=tests/bench --ignore=tests/packages --ignore=tests/system/vm $(ARGS)
 
 check: setup ## house checks and unit tests, no root needed
 	@$(PYTHON) -m pytest tests/test_house.py tests/unit $(ARGS)
@@ -68,8 +68,17 @@ test-leaks: setup bpf ## every way out, with its positive control (root)
 test-federation: setup bpf ## against a real SuperLink on loopback (root)
 	@$(PYTHON) -m pytest tests/federation $(ARGS)
 
+deb: setup bpf ## build the Debian packages into dist/, with lintian's word and bills of materials (root)
+	@packaging/setup/build-deb.sh
+
+test-packages: deb ## install, use, upgrade and purge what is in dist/; build it twice and compare (root)
+	@$(PYTHON) -m pytest tests/packages $(ARGS)
+
 bench: setup bpf ## measure rounds, memory and overhead; prints, asserts no time (root)
 	@$(PYTHON) -m pytest tests/bench -s $(ARGS)
+
+dashboards: setup ## make the Grafana dashboards and docs/metrics.md anew
+	@$(PYTHON) -m dashboards.build
 
 fix: setup ## let the formatters and the linter repair what they can
 	@$(VENV)/bin/ruff check --fix .

@@ -2,7 +2,9 @@
 // Every IP packet of a socket below the device's root: counted by role, and let through only if the role may
 // send it. The socket's cgroup decides, so a connected socket, an accepted one, io_uring, a grandchild and a
 // new network namespace are all seen here. A send that failed earlier never comes here and is not counted.
-// A datagram above the MTU counts with one IP header: it is fragmented after this.
+// A datagram above the MTU counts with one IP header: it is fragmented after this. Not seen are packets that
+// no socket of the role owns: resets and acknowledgements that the kernel sends for a socket that is gone and,
+// over IPv6 before Linux 6.6 (223f5f79f2ce), the SYN-ACK of a listener. None of them carries payload.
 #include "include/packet.bpf.h"
 #include "include/report.bpf.h"
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 // System calls of a role that came back refused: by seccomp, a namespace or Landlock, whose refusals nobody
 // else counts. Seen at the exit, because a call that seccomp refuses never gets to sys_enter.
-// Not seen: calls by which seccomp kills; calls of 32-bit tasks (their numbers mean something else here);
-// int 0x80 out of a 64-bit task is read with the wrong table. The filters of the roles kill the latter two.
+// Not seen: calls by which seccomp kills, and calls of 32-bit tasks, whose numbers mean something else here.
+// int 0x80 out of a 64-bit task cannot be told apart and is read with this architecture's numbers: the roles'
+// filters refuse it, and its socket calls are in the table by numbers that nothing else has here.
 #include "include/call.bpf.h"
 #include "include/report.bpf.h"
 

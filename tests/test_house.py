@@ -23,7 +23,7 @@ from packaging.requirements import Requirement
 from conftest import ROOT, need_of_root
 
 SKIPPED = re.compile(
-    r"^(\.git|\.venv|\.\w+_cache|\.hypothesis|__pycache__|build|dist|bpf_objects|.*\.egg-info)$"
+    r"^(\.git|\.venv|\.\w+_cache|\.hypothesis|__pycache__|build|dist|node_modules|bpf_objects|.*\.egg-info)$"
 )
 PYPROJECT = str(ROOT / "pyproject.toml")
 APACHE = "SPDX-License-Identifier: Apache-2.0"
@@ -45,8 +45,11 @@ H = "daemon/homebound/"
 PLACES: dict[str, tuple[str, ...]] = {
     "annotated_types": (f"{H}settings.py", f"{H}reference.py"),
     "bcc": (f"{H}kernel/",),
-    "click": (f"{H}cli.py", f"{H}gateway/identity.py"),  # Flower's builder raises click's errors
-    "cryptography": (f"{H}gateway/", f"{H}ledger.py", f"{H}demo/"),
+    "click": (
+        f"{H}cli.py", f"{H}cliledger.py", f"{H}clioptions.py", f"{H}clirelease.py", f"{H}cliwatch.py",
+        f"{H}terminal.py", f"{H}gateway/identity.py",  # Flower's builder raises click's errors
+    ),
+    "cryptography": (f"{H}gateway/", f"{H}signing.py", f"{H}demo/"),
     "ctypes": (f"{H}kernel/", f"{H}leaktest/", f"{H}canary.py", f"{H}events.py"),
     "flwr": (
         f"{H}recorddict.py", f"{H}trainer/app.py", f"{H}gateway/federation.py", f"{H}gateway/messages.py",
@@ -59,7 +62,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "psutil": (f"{H}kernel/",),
     "pydantic": (f"{H}config.py",),
     "pyroute2": (f"{H}kernel/",),
-    "rich": (f"{H}cli.py", f"{H}demo/"),
+    "rich": (f"{H}terminal.py", f"{H}demo/"),
     "safetensors": (f"{H}records.py", f"{H}guard/"),
     "sklearn": (f"{H}demo/", "examples/"),
     "sqlite3": (f"{H}ledger.py",),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 // The maps that all programs share. Every object holds these definitions; the loader makes each map once and
-// hands it to the objects that are loaded later.
+// hands it to the objects that are loaded later. Several objects and not one, so that a program which a kernel
+// does not take falls out alone, with its reason, and the others still stand.
 #ifndef HB_MAPS_BPF_H
 #define HB_MAPS_BPF_H
 

@@ -41,6 +41,16 @@ def tree_sha256(folder: Path) -> str:
     return total.hexdigest()
 
 
+def require(folder: Path, approved: str) -> None:
+    """Raises ConfigError when what lies in ``folder`` is not what the operator approved by this hash."""
+    found = tree_sha256(folder)
+    if found != approved:
+        raise ConfigError(
+            f"the app in {folder} is not the approved one",
+            f"its hash is {found}; look at what changed, then run `homebound app-hash` and approve it",
+        )
+
+
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Name below the folder and path of every file. Raises ConfigError as tree_sha256."""
 

@@ -8,14 +8,11 @@ that a running daemon uses. May import: errors, kernel, settings, walls.
 from __future__ import annotations
 
 import os
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from homebound.errors import PermissionMissing
-from homebound.instance import BPF_FILE_SYSTEM
-from homebound.kernel import cgroups, probes
+from homebound.kernel import bpffs, cgroups, probes
 from homebound.kernel.cgroups import Cgroup
 from homebound.settings import Settings
 from homebound.walls import OBJECTS
@@ -33,7 +30,8 @@ def attach_and_remove(settings: Settings) -> list[dict[str, Any]]:
     mount = cgroups.mount()
     name = f"homebound-check-{os.getpid()}"
     cgroup = Cgroup(mount / name, mount)
-    with _bpf_file_system():
+    with ExitStack() as stack:
+        stack.callback(bpffs.hold().release)
         cgroup.make()
         try:
             loaded = probes.Probes.load(
@@ -41,7 +39,7 @@ def attach_and_remove(settings: Settings) -> list[dict[str, Any]]:
                 cgroup=cgroup.path,
                 role_level=cgroup.level() + 1,
                 enforce=settings.mode == "enforce",
-                pins=BPF_FILE_SYSTEM / name,
+                pins=bpffs.FOLDER / name,
             )
             try:
                 programs = loaded.programs()
@@ -50,25 +48,5 @@ def attach_and_remove(settings: Settings) -> list[dict[str, Any]]:
         finally:
             cgroup.remove()
             with suppress(OSError):
-                (BPF_FILE_SYSTEM / name).rmdir()
+                (bpffs.FOLDER / name).rmdir()
     return [{"name": entry.name, "attached": entry.attached, "reason": entry.reason} for entry in programs]
-
-
-@contextmanager
-def _bpf_file_system() -> Iterator[None]:
-    """Mounted while this runs, if nobody else has it mounted."""
-    if os.path.ismount(BPF_FILE_SYSTEM):
-        yield
-        return
-    done = subprocess.run(
-        ["mount", "-t", "bpf", "bpf", str(BPF_FILE_SYSTEM)], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise PermissionMissing(
-            f"the BPF file system cannot be mounted: {done.stderr.strip()}",
-            "run this as root on the host itself",
-        )
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(BPF_FILE_SYSTEM)], check=False)

@@ -16,6 +16,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,8 @@ PREFIX = struct.Struct("<4sIQ")
 MAX_HEADER = 1 << 20
 # One recv() asks for at most this much, so that a large body does not starve other links of a loop.
 CHUNK = 1 << 20
+# asm-generic/socket.h, Linux 6.16; Python does not name it yet.
+SO_PASSRIGHTS = 83
 
 
 class ChannelError(HomeboundError):
@@ -48,6 +51,15 @@ class Frame:
     kind: str
     header: dict[str, Any] = field(default_factory=dict)
     body: bytes | bytearray | memoryview = b""
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Both ends of a new link. Where the kernel can, each refuses descriptors (SCM_RIGHTS) from the other."""
+    ends = socket.socketpair()
+    for end in ends:
+        with suppress(OSError):  # an older kernel: then nobody asks for any, which is what recv(2) does
+            end.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
+    return ends
 
 
 def encode_header(frame: Frame) -> bytes:

@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from homebound import __version__
+from homebound.cliledger import ledger
+from homebound.clioptions import SCHEMA, config_option, json_option
+from homebound.clirelease import release
+from homebound.cliwatch import events, top
 from homebound.errors import (
     ConfigError,
     HomeboundError,
@@ -32,14 +33,9 @@ from homebound.errors import (
     UsageError,
     ViolationPresent,
 )
+from homebound.leaktest.without import WALLS
+from homebound.terminal import draw, print_json
 
-if TYPE_CHECKING:
-    from rich.console import JustifyMethod
-
-    from homebound.view import Table
-
-SCHEMA = 1
-WIDTH = 79
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 EXIT_STATUS: Mapping[int, str] = {
     0: "good",
@@ -54,21 +50,6 @@ EXIT_STATUS: Mapping[int, str] = {
     INTERRUPTED: "interrupted from the keyboard",
 }
 EPILOG = "\b\nExit status:\n" + "\n".join(f"{number:>5}  {text}" for number, text in EXIT_STATUS.items())
-STYLES = dict.fromkeys(("ok", "holds", "attached"), "green") | dict.fromkeys(
-    ("NO", "OPEN", "OUT"), "bold red"
-)
-
-config_option = click.option(
-    "-c", "--config", type=click.Path(path_type=Path), metavar="FILE",
-    help="Read FILE in place of /etc/homebound/homebound.toml.",
-)  # fmt: skip
-file_option = click.option(
-    "--file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Read FILE in place of the device's own ledger.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -81,7 +62,8 @@ def root(debug: bool) -> None:
 
 @root.command()
 @config_option
-def run(config: Path | None) -> None:
+@click.pass_context
+def run(context: click.Context, config: Path | None) -> None:
     """Run the daemon in the foreground, as root."""
     if os.geteuid() != 0:
         raise PermissionMissing("the daemon must be started as root", "sudo homebound run")
@@ -94,6 +76,8 @@ def run(config: Path | None) -> None:
     # The same process goes on as the supervisor, so that what reading the configuration took is given back.
     # -P and -s: modules come from where this Python has them, not from the folder root happens to stand in.
     words = [sys.executable, "-s", "-P", "-m", "homebound.supervisor", "--settings-fd", str(fd)]
+    words += ["--config", str(config.resolve())] if config else []
+    words += ["--debug"] if context.obj else []
     sys.stdout.flush()
     os.execv(sys.executable, words)
 
@@ -109,9 +93,9 @@ def status(config: Path | None, name: str | None, run_folder: Path | None, as_js
 
     document = statusclient.ask(*statusclient.locate(config, name, run_folder))
     if as_json:
-        _print_json(document)
+        print_json(document)
     else:
-        _draw(view.status(document, time.time()))
+        draw(view.status(document, time.time()))
     if document["violations"]:
         rules = ", ".join(sorted({str(entry["rule"]) for entry in document["violations"]}))
         raise ViolationPresent(f"a violation stands: {rules}", "look at the journal: journalctl -u homebound")
@@ -128,9 +112,9 @@ def doctor(config: Path | None, as_json: bool) -> None:
     found = [asdict(check) for check in examine(config)]
     bad = [check["name"] for check in found if check["need"] == "required" and check["result"] == "bad"]
     if as_json:
-        _print_json({"schema": SCHEMA, "ready": not bad, "checks": found})
+        print_json({"schema": SCHEMA, "ready": not bad, "checks": found})
     else:
-        _draw(view.checks(found))
+        draw(view.checks(found))
     if bad:
         raise HomeboundError(f"this host is not ready: {', '.join(bad)}", "the lines above say what to do")
 
@@ -154,7 +138,7 @@ def check_config(context: click.Context, config: Path | None, attach: bool, as_j
         programs = attach_and_remove(reading.settings)
     failed = [entry["name"] for entry in programs or [] if not entry["attached"]]
     if as_json:
-        _print_json(
+        print_json(
             {
                 "schema": SCHEMA,
                 "right": not reading.problems and not failed,
@@ -166,7 +150,7 @@ def check_config(context: click.Context, config: Path | None, attach: bool, as_j
         context.exit(78 if reading.problems else int(bool(failed)))
     if reading.problems:
         raise to_error(reading.problems)
-    _draw([view.programs(programs)] if programs else [])
+    draw([view.programs(programs)] if programs else [])
     if failed:
         raise HomeboundError(
             f"not attached: {', '.join(failed)}", "`homebound doctor` says what this kernel lacks"
@@ -193,7 +177,7 @@ def show_config(config: Path | None, reference: bool, as_json: bool) -> None:
     reading = read(config, host=False)
     settings = shown(reading)
     if as_json:
-        _print_json({"schema": SCHEMA, "files": reading.files, "settings": settings})
+        print_json({"schema": SCHEMA, "files": reading.files, "settings": settings})
     else:
         for key, entry in settings.items():
             click.echo(view.setting(f"{key} = {declared.toml(entry['value'])}", entry["origin"]))
@@ -216,66 +200,10 @@ def app_hash(path: Path, as_json: bool) -> None:
         raise ConfigError(what[-1], "mend the app, then try again")
     hashes = json.loads(done.stdout)
     if as_json:
-        _print_json({"schema": SCHEMA, "path": str(path.resolve()), **hashes})
+        print_json({"schema": SCHEMA, "path": str(path.resolve()), **hashes})
         return
     click.echo(f"fab_sha256 = {json.dumps(hashes['fab_sha256'])}")
     click.echo(f"tree_sha256 = {json.dumps(hashes['tree_sha256'])}")
-
-
-@root.group()
-def ledger() -> None:
-    """Look at what left this device."""
-
-
-@ledger.command()
-@config_option
-@file_option
-@json_option
-def show(config: Path | None, file: Path | None, as_json: bool) -> None:
-    """Print all entries."""
-    from homebound import view
-    from homebound.ledger import open_reader
-
-    with closing(open_reader(file or _ledger_file(config))) as reader:
-        entries = [asdict(entry) for entry in reader.entries()]
-    if as_json:
-        _print_json({"schema": SCHEMA, "entries": entries})
-    else:
-        _draw([view.ledger(entries)])
-
-
-@ledger.command()
-@config_option
-@file_option
-@json_option
-def verify(config: Path | None, file: Path | None, as_json: bool) -> None:
-    """Check that no entry was changed, removed or moved."""
-    from homebound.ledger import open_reader
-
-    path = file or _ledger_file(config)
-    with closing(open_reader(path)) as reader:
-        faults = reader.verify()
-        head = reader.head()
-    if as_json:
-        faulty = [asdict(fault) for fault in faults]
-        _print_json({"schema": SCHEMA, "whole": not faults, "head": asdict(head), "faults": faulty})
-    else:
-        for fault in faults:
-            click.echo(f"entry {fault.number} {fault.problem}" if fault.number else fault.problem)
-    if faults:
-        raise ViolationPresent(
-            f"the ledger {path} is not as it was written", "keep it, and ask who could write to it"
-        )
-    if not as_json:
-        click.echo(f"whole: {head.number} entries, head {head.hash}")
-
-
-def _ledger_file(config: Path | None) -> Path:
-    from homebound.config import read
-    from homebound.ledger import FILE
-
-    values = read(config, host=False).values
-    return Path(values["paths.state"], values["name"], "guard", FILE)
 
 
 @root.command()
@@ -293,24 +221,46 @@ def demo(context: click.Context, devices: int, rounds: int, json_file: Path | No
 
 
 @root.command()
+@config_option
+def logs(config: Path | None) -> None:
+    """Print what the app printed: it stays on this device, and may be raw data."""
+    from homebound.config import read
+    from homebound.trainerlog import FILE, show
+
+    values = read(config, host=False).values
+    show(Path(values["paths.state"], values["name"], FILE), sys.stdout.buffer, sys.stdout.isatty())
+
+
+@root.command()
 @click.argument("channels", nargs=-1, type=int)
+@click.option(
+    "--channel", "more", type=int, multiple=True, metavar="N", help="Only this one; may be repeated."
+)
+@click.option(
+    "--without", multiple=True, type=click.Choice(WALLS), hidden=True, help="For measuring the rest."
+)
 @json_option
 @click.pass_context
-def leaktest(context: click.Context, channels: tuple[int, ...], as_json: bool) -> None:
+def leaktest(
+    context: click.Context,
+    channels: tuple[int, ...],
+    more: tuple[int, ...],
+    without: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Try the ways out from a trainer's sandbox.
 
     All, or those with the numbers CHANNELS. Needs root."""
     from homebound import view
-    from homebound.leaktest import device, run
+    from homebound.leaktest import device
     from homebound.settings import UsersSettings
 
-    chosen = run.select_channels(channels)
-    with device.device(UsersSettings().base) as place:
-        report = run.leaktest(chosen, place.launch, place.watch)
+    report = device.try_host((*channels, *more), UsersSettings().base, without)
     if as_json:
-        _print_json(report.as_json())
+        print_json(report.as_json())
     else:
-        _draw([view.leaks(report.rows())])
+        draw([view.leaks(report.rows()), view.not_applicable(report.rows_not_applicable())])
+        draw([view.elsewhere(report.rows_elsewhere())])
     if report.out:
         raise ViolationPresent("something got out", "train nothing here, and report this with --json")
     context.exit(report.exit_status)
@@ -324,38 +274,16 @@ def version(as_json: bool) -> None:
 
     found = versions()
     if as_json:
-        _print_json({"schema": SCHEMA, "versions": found})
+        print_json({"schema": SCHEMA, "versions": found})
     else:
         for name, text in found.items():
             click.echo(f"{name} {text}")
 
 
-def _print_json(document: object) -> None:
-    click.echo(json.dumps(document, indent=2))
-
-
-def _draw(tables: Sequence[Table]) -> None:
-    """Tables on standard output: colour only on a terminal that was not told otherwise."""
-    from rich.console import Console
-    from rich.table import Table as Grid
-    from rich.text import Text
-
-    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    width = min(WIDTH, shutil.get_terminal_size((WIDTH + 1, 24)).columns - 1)
-    console = Console(
-        width=max(width, 40), color_system="auto" if colour else None, highlight=False, emoji=False
-    )
-    for table in (table for table in tables if table.rows):
-        grid = Grid(box=None, show_header=any(table.columns), pad_edge=False, padding=(0, 1, 0, 0))
-        for column in table.columns:
-            side: JustifyMethod = "right" if column.startswith(">") else "left"
-            grid.add_column(Text(column.lstrip(">")), justify=side, overflow="fold")
-        for row in table.rows:
-            grid.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
-        with console.capture() as drawn:
-            console.print(*([Text(f"\n{table.title}", style="bold")] if table.title else []), grid, sep="\n")
-        for line in drawn.get().splitlines():
-            click.echo(line.rstrip(), color=True)  # rich has decided about colour
+root.add_command(events)
+root.add_command(ledger)
+root.add_command(release)
+root.add_command(top)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -364,7 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"] or ["--help"]
     try:
-        result = root.main(words, prog_name="homebound", standalone_mode=False)
+        result = root.main(words, prog_name="homebound", standalone_mode=False, obj=debug)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except HomeboundError as error:

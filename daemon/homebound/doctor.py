@@ -3,7 +3,7 @@
 
 Facts come from kernel/features.py and are found by trying; what can only be tried as root is "unknown"
 without it, never "good". Prints nothing. May import: canary facts by way of status, config, errors, kernel,
-sitechecks, statusclient, walls.
+hostleaks, sitechecks, spending, statusclient, walls.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from homebound import __version__, sitechecks, statusclient
+from homebound import __version__, hostleaks, sitechecks, spending, statusclient
 from homebound.config import Reading, read
 from homebound.errors import HomeboundError
 from homebound.kernel import cgroups, features, libbpf, seccomp
@@ -66,6 +66,11 @@ def examine(config: Path | None = None, etc: Path = ETC) -> list[Check]:
     found = [_root(), _cgroup2(), _bpf(), _objects(), _libbpf(), _seccomp()]
     found += [_program("bwrap", "bubblewrap"), _program("setpriv", "util-linux"), _modules(), _clock()]
     found += [verdict, *_preload(reading), _btf(), _lsm(), _landlock(), _controllers(), _synchronised()]
+    found += _privacy(reading)
+    data = Path(reading.settings.data.path) if reading and reading.settings else None
+    found += [
+        _check("wanted", hole.name, hole.closed, hole.fact, hole.advice) for hole in hostleaks.look(data)
+    ]
     found += _daemon(config, reading)
     needs: tuple[Need, Need] = ("required", "wanted")
     for need in needs:
@@ -231,6 +236,23 @@ def _synchronised() -> Check:
     return _check("wanted", "time service", answer == "yes", f"synchronised: {answer}", advice)
 
 
+def _privacy(reading: Reading | None) -> list[Check]:
+    """Whether the limit on epsilon is one that says something about privacy."""
+    if reading is None or reading.settings is None:
+        return []
+    guard = reading.settings.guard
+    good = 0 < guard.epsilon_limit <= spending.WEAK_EPSILON and guard.noise_multiplier > 0
+    fact = f"up to epsilon {guard.epsilon_limit:g}" if guard.epsilon_limit else "no limit on epsilon"
+    fact = f"{fact} at noise {guard.noise_multiplier:g}; " + (
+        "a weak guarantee at the least" if good else "this is no guarantee of differential privacy"
+    )
+    advice = (
+        "it bounds how much leaves, not what can be learnt; docs/privacy.md says what more noise costs, "
+        "then lower guard.epsilon_limit"
+    )
+    return [_check("wanted", "privacy limit", good, fact, advice)]
+
+
 def _daemon(config: Path | None, reading: Reading | None) -> list[Check]:
     """What a running daemon says of itself; nothing is held against one that does not run."""
     try:
@@ -266,4 +288,24 @@ def _sealed(document: Mapping[str, Any], late: float) -> Check:
     return _check("required", "trainer has no network", not open_walls, fact, "homebound status")
 
 
-DAEMON_CHECKS: tuple[Callable[[Mapping[str, Any], float], Check], ...] = (_watched, _canary, _sealed)
+def _budget(document: Mapping[str, Any], late: float) -> Check:
+    del late
+    advice = "no more training on this device's data; see docs/privacy.md before a limit is raised"
+    if not document.get("privacy"):
+        return Check("wanted", "privacy budget", "unknown", "the guard has not said yet", "ask again")
+    privacy = document["privacy"]
+    return _check("wanted", "privacy budget", not privacy["exhausted"], spending.words(privacy), advice)
+
+
+def _ledger(document: Mapping[str, Any], late: float) -> Check:
+    del late
+    if not document.get("ledger"):
+        return Check("wanted", "ledger", "unknown", "the guard has not said yet", "ask again")
+    trouble = document["ledger"]["trouble"]
+    fact = trouble or f"{document['ledger']['entries']} entries, the newest is known to root, too"
+    return _check("wanted", "ledger", not trouble, fact, "make room on the disk of paths.state")
+
+
+DAEMON_CHECKS: tuple[Callable[[Mapping[str, Any], float], Check], ...] = (
+    _watched, _canary, _sealed, _budget, _ledger,
+)  # fmt: skip

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTTP port of the watcher: /metrics and /healthz on a listening socket that somebody else bound.
+"""The HTTP port of the watcher: /, /metrics, /healthz on a listening socket that somebody else bound.
 
 A small threaded server of the standard library. It makes no socket of its own (the watcher's filter
 forbids that), resolves no name, and bounds how many connections it holds and for how long.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from socketserver import BaseServer, ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -18,6 +18,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+Headers = Sequence[tuple[str, str]]
 # A scraper, a person and a health check; the rest waits in the backlog.
 CONNECTIONS = 8
 # A connection that says nothing for this long is closed.
@@ -69,16 +70,23 @@ class _Server(ThreadingMixIn, WSGIServer):
         """A client that went away or talks nonsense is not our error."""
 
 
-def route(metrics: WSGIApplication, healthy: Callable[[], bool]) -> WSGIApplication:
-    """/metrics to ``metrics``; /healthz answers 200 while ``healthy()``, else 503; all else 404."""
+def route(
+    metrics: WSGIApplication, healthy: Callable[[], bool], page: Callable[[], bytes], headers: Headers
+) -> WSGIApplication:
+    """/metrics to ``metrics``; /healthz answers 200 while ``healthy()``, else 503; / is ``page()`` with
+    ``headers``; all else 404."""
 
     def answer(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         if environ.get("REQUEST_METHOD") not in ("GET", "HEAD"):
             return _plain(start, "405 Method Not Allowed", "only GET and HEAD\n", ("Allow", "GET, HEAD"))
         if environ.get("PATH_INFO") == "/metrics":
             return metrics(environ, start)
+        if environ.get("PATH_INFO") == "/":
+            text = page()
+            start("200 OK", [*headers, ("Content-Length", str(len(text)))])
+            return [text]
         if environ.get("PATH_INFO") != "/healthz":
-            return _plain(start, "404 Not Found", "there are /metrics and /healthz\n")
+            return _plain(start, "404 Not Found", "there are /, /metrics and /healthz\n")
         if not healthy():
             return _plain(start, "503 Service Unavailable", "the watcher does not look\n")
         return _plain(start, "200 OK", "ok\n")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import socket
 from collections.abc import Mapping
@@ -18,15 +19,16 @@ from pathlib import Path
 
 from homebound.errors import HomeboundError, PermissionMissing
 from homebound.events import Role
-from homebound.kernel import cgroups
+from homebound.kernel import bpffs, cgroups
 from homebound.kernel.cgroups import Cgroup
 from homebound.kernel.sandbox import Identity
 from homebound.settings import Settings
 
-LOCKS = Path("/run")
-BPF_FILE_SYSTEM = Path("/sys/fs/bpf")
+LOCKS = Path("/run/homebound")
 # systemd marks a cgroup that it left to a service (Delegate=yes) by this. systemd.resource-control(5)
 DELEGATED = "trusted.delegate"
+# Where a user's own manager keeps its units: its user may move processes between them. user@.service(5)
+USER_MANAGER = re.compile(r"/(user@[0-9]+\.service)(/|$)")
 ROLES = (Role.SUPERVISOR, Role.WATCHER, Role.TRAINER, Role.GUARD, Role.GATEWAY, Role.CANARY)
 
 
@@ -67,12 +69,17 @@ class Instance:
 def locate(settings: Settings) -> Instance:
     """The places for these settings. ``home`` is the cgroup that the supervisor came from."""
     mount, home = cgroups.mount(), cgroups.own()
+    if owner := USER_MANAGER.search(home):
+        raise PermissionMissing(
+            f"this daemon was started by a user's service manager ({owner[1]}), which cannot keep walls",
+            "start it by the system's: sudo systemctl start homebound",
+        )
     here = mount / home.lstrip("/")
     root = here if _is_delegated(here) else mount / "homebound" / settings.name
     return Instance(
         run=Path(settings.paths.run) / settings.name,
         state=Path(settings.paths.state) / settings.name,
-        pins=BPF_FILE_SYSTEM / "homebound" / settings.name,
+        pins=bpffs.FOLDER / "homebound" / settings.name,
         root=Cgroup(root, mount),
         home=home,
     )
@@ -88,11 +95,11 @@ def _is_delegated(cgroup: Path) -> bool:
 def lock(instance: Instance) -> int:
     """Take the device's name; the descriptor holds it. Raises HomeboundError if a daemon has it.
 
-    The file lies outside of paths.run, because cgroups and pins are shared by name whatever that says.
+    The file is not in paths.run, because cgroups and pins are shared by name whatever that says.
     """
     path = _lock_file(instance)
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = _open_lock(path)
         instance.run.mkdir(mode=0o755, parents=True, exist_ok=True)
     except PermissionError as error:
         raise PermissionMissing(f"cannot write {error.filename}", "run as root") from error
@@ -111,7 +118,16 @@ def lock(instance: Instance) -> int:
 
 
 def _lock_file(instance: Instance) -> Path:
-    return LOCKS / f"homebound-{instance.run.name}.lock"
+    return LOCKS / f"{instance.run.name}.lock"
+
+
+def _open_lock(path: Path) -> int:
+    """Open or make it. Another daemon that ends may just have removed the empty folder: then once more."""
+    for _ in range(2):
+        path.parent.mkdir(mode=0o755, exist_ok=True)
+        with suppress(FileNotFoundError):
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    raise HomeboundError(f"{path} cannot be made", "daemons came and went at the same moment: try again")
 
 
 def make_folders(instance: Instance, users: Mapping[Role, Identity]) -> None:
@@ -145,6 +161,8 @@ def make_tree(instance: Instance) -> None:
 
 def remove_tree(instance: Instance) -> None:
     """Kill every role, go back to where we came from, remove the cgroups. A delegated root stays."""
+    if not instance.root.path.exists():
+        return  # it could not even be made
     for role in ROLES:
         if role is not Role.SUPERVISOR:
             instance.cgroup(role).kill()
@@ -176,8 +194,9 @@ def _remove_if_empty(path: Path) -> None:
 def remove_run(instance: Instance) -> None:
     """The run folder and the lock. Called last, by the holder of the lock."""
     shutil.rmtree(instance.run, ignore_errors=True)
-    _remove_if_empty(instance.run.parent)
     _lock_file(instance).unlink(missing_ok=True)
+    for folder in (instance.run.parent, LOCKS):
+        _remove_if_empty(folder)
 
 
 def listen_status(instance: Instance) -> socket.socket:

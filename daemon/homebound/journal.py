@@ -9,8 +9,9 @@ role in its sandbox has no journal. Imports nothing of ours.
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ ACTIONS = frozenset({"deny", "freeze", "kill", "none"})
 # Why a task gave no update, and why the federation is away. Everything else is written as "other".
 CODES = frozenset({
     "app_failed", "app_not_loaded", "timeout", "trainer_died", "malformed", "schema", "not_finite",
-    "too_large", "metric_not_allowed", "not_approved", "budget", "ledger",
+    "too_large", "metric_not_allowed", "too_few_examples", "imprint", "not_approved", "budget", "ledger",
     "unreachable", "gone", "wall", "certificate", "protocol", "version", "clock", "key_busy", "key_unknown",
     "forgotten", "server_error", "run_over", "not_wanted", "name_not_resolved", "gateway_down", "stopped",
     "damaged", "outbox_full", "outbox_broken",
@@ -55,6 +56,7 @@ RELEASED = Message(
     "1543629f7c264d409e1274fc06dfe335", INFO, "round {round}: {bytes} bytes were released to the federation"
 )
 REFUSED = Message("7887ac07ddeb4660b70a6438d100c030", WARNING, "round {round}: no update left: {code}")
+LEDGER = Message("c47f3a251a0541da8c05af62c6af47dc", INFO, "the ledger has {entries} entries, head {head}")
 DROPPED = Message("8267ea89bf394af58270977a0b00cb0e", WARNING, "a task or its update was given up: {code}")
 OUTBOX = Message(
     "fcd207d025494c6c8b70818e69a1da92", WARNING, "released updates cannot be kept on disk: {code}"
@@ -71,6 +73,14 @@ TRANSMITTED = Message(
 )
 UNACCOUNTED = Message(
     "0dffe6df114b4beaae660fcada4fac9e", CRITICAL, "violation: {bytes} bytes left the {role} unaccounted"
+)
+RELOADED = Message(
+    "dbe86f9c02e144c28c25d8471046aa81",
+    INFO,
+    "configuration read anew; new now: {applied}; after a restart: {fixed}",
+)
+RELOAD_REFUSED = Message(
+    "2d2bbc71fce04f9c92b978a538e768db", WARNING, "the configuration is wrong; the old one stays ({status})"
 )
 CANARY_HELD = Message("8aa7a2b5abc847bf8303cf1ede37af10", DEBUG, "the walls held: {count} attempts refused")
 CANARY_FAILED = Message(
@@ -104,6 +114,16 @@ def training_stopped(why: str, sink: Sink | None = None) -> None:
     write(TRAINING_STOPPED, sink, why=_line(why))
 
 
+def reloaded(applied: Sequence[str], fixed: Sequence[str], sink: Sink | None = None) -> None:
+    """The configuration was read again. Both are keys of settings."""
+    write(RELOADED, sink, applied=_line(", ".join(applied) or "-"), fixed=_line(", ".join(fixed) or "-"))
+
+
+def reload_refused(status: int, sink: Sink | None = None) -> None:
+    """It was read again and is wrong. ``status`` is how the reading process ended."""
+    write(RELOAD_REFUSED, sink, status=status)
+
+
 def report(message: Mapping[str, Any], sink: Sink | None = None) -> None:
     """A report of guard, gateway or the canary, if it is of a kind that belongs into the journal."""
     kind = message.get("type")
@@ -111,6 +131,8 @@ def report(message: Mapping[str, Any], sink: Sink | None = None) -> None:
         write(RELEASED, sink, round=_number(message, "round"), bytes=_number(message, "payload_bytes"))
     elif kind == "refused":
         write(REFUSED, sink, round=_number(message, "round"), code=_one_of(message.get("code"), CODES))
+    elif kind == "ledger":
+        write(LEDGER, sink, entries=_number(message, "entries"), head=_hash(message.get("hash")))
     elif kind == "dropped":
         write(DROPPED, sink, code=_one_of(message.get("reason"), CODES))
     elif kind == "warning":
@@ -185,6 +207,11 @@ def _number(message: Mapping[str, Any], key: str) -> int:
 
 def _one_of(value: object, words: frozenset[str]) -> str:
     return value if isinstance(value, str) and value in words else OTHER
+
+
+def _hash(value: object) -> str:
+    """A SHA-256; which one it is, nobody can choose."""
+    return value if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) else OTHER
 
 
 def _rule(value: object) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import select
 import sys
 import time
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from homebound import canary
-from homebound.errors import HomeboundError
+from homebound.errors import HomeboundError, ServiceUnavailable
 from homebound.events import Role
 from homebound.instance import Instance
 from homebound.kernel import audit, sandbox, seccomp, spawn
@@ -62,11 +63,24 @@ def start(instance: Instance, spec: Spec, links: Links) -> Child:
         )
         fds = {2: sys.stderr.fileno(), SECCOMP_FD: filter_fd, **links.fds}
         return spawn.spawn(
-            Command(words, fds, oom_score_adjust=spec.oom_score_adjust),
+            Command(words, fds, oom_score_adjust=spec.oom_score_adjust, limits=limits(spec, cgroup.path)),
             cgroup.path,
         )
     finally:
         os.close(filter_fd)
+
+
+def limits(spec: Spec, cgroup: Path) -> Mapping[int, int]:
+    """Bounds of setrlimit(2) in place of those for which this host's cgroups have no controller.
+
+    RLIMIT_NPROC counts the tasks of the role's user, RLIMIT_DATA the private memory of each process alone:
+    weaker, but a fork bomb and a runaway array end at them.
+    """
+    wanted = (
+        (resource.RLIMIT_NPROC, spec.tasks_max, "pids.max"),
+        (resource.RLIMIT_DATA, spec.memory_max_bytes, "memory.max"),
+    )
+    return {name: bound for name, bound, file in wanted if bound and not (cgroup / file).exists()}
 
 
 def inspect(
@@ -144,6 +158,11 @@ def try_walls(instance: Instance, spec: Spec) -> tuple[canary.Trial, ...]:
             results.update(_collect(instance, child, receiving))
         finally:
             os.close(receiving)
+        if inside and not results:
+            raise ServiceUnavailable(
+                "the canary could not be started, so no wall was tried",
+                "the lines above this one say why; `homebound doctor` names what is missing",
+            )
     return canary.judge(results)
 
 

@@ -55,7 +55,7 @@ def find(file: Path | None, places: Places) -> list[Path]:
     ``file`` takes the place of /etc/homebound/homebound.toml, and its drop-ins (FILE.d if that is there,
     else conf.d next to it) that of the others. Raises ConfigError when it or everything is missing.
     """
-    if file is not None and not file.exists():
+    if file is not None and not _exists(file):
         raise ConfigError(f"{file} does not exist", "correct --config")
     main = file or places.etc / FILE_NAME
     own = main.with_name(main.name + ".d")
@@ -68,6 +68,13 @@ def find(file: Path | None, places: Places) -> list[Path]:
             f"`homebound show-config --reference > {main}`, then fill in what is required",
         )
     return [path for path in candidates if os.path.lexists(path) and not _masked(path)]
+
+
+def _exists(file: Path) -> bool:
+    try:
+        return file.exists()
+    except PermissionError:
+        raise PermissionMissing(f"{file} cannot be read by you", "run this as root") from None
 
 
 def _drop_ins(folder: Path) -> list[Path]:
@@ -117,7 +124,8 @@ def _add(result: Merge, path: Path) -> Problem | None:
 def _merge(result: Merge, values: dict[str, Any], table: Mapping[str, Any], file: str, prefix: str) -> None:
     for key, value in table.items():
         dotted = f"{prefix}{toml_key(key)}"
-        result.origins[dotted] = file
+        if value != {}:  # the reference has every table, and nobody is to correct that file
+            result.origins[dotted] = file
         if isinstance(value, dict):
             if not isinstance(values.get(key), dict):
                 values[key] = {}

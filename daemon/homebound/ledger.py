@@ -1,34 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ledger: one entry for each release and refusal, each bound to the one before it by its hash.
+"""The ledger: one entry for each release and refusal, chained and signed (chain.py), in one SQLite file.
 
-SQLite in write-ahead mode with synchronous=FULL: an append is on the disk when it returns, and a torn tail
-after a crash is dropped whole (https://sqlite.org/wal.html). One writer, held by a lock file; readers never
-wait. The chain shows what was changed, removed or moved inside it. It cannot show that its end was cut
-off or that all of it was written anew: for that, compare with a head that was kept elsewhere.
-The only file that uses sqlite3. May import: errors.
+Write-ahead mode with synchronous=FULL: an append is on the disk when it returns, and a torn tail after a
+crash is dropped whole (https://sqlite.org/wal.html). One writer, held by a lock file; readers never wait.
+What privacy was spent stands in the entries themselves, so no second file exists whose loss would refund it.
+The only file that uses sqlite3. May import: chain, signing, errors.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from homebound import chain
+from homebound.chain import COLUMNS, Entry, Fault, Head, digest
 from homebound.errors import ConfigError, HomeboundError, ViolationPresent
 
+if TYPE_CHECKING:
+    from homebound.signing import Signer
+
 FILE = "ledger.sqlite3"
-# What the first entry has in place of the hash before it.
-START = "0" * 64
+KEY_FILE = "ledger.key"
 # PRAGMA application_id: "hbnd". PRAGMA user_version: the form of the table.
 APPLICATION = 0x68626E64
-VERSION = 1
+VERSION = 2
 BUSY_SECONDS = 5.0
 # A damaged file can put bytes that are no text into SQLite's own messages, which Python then cannot decode.
 TROUBLE = (sqlite3.Error, UnicodeDecodeError)
@@ -47,84 +49,18 @@ CREATE TABLE entries (
     norm REAL NOT NULL,
     clipped INTEGER NOT NULL,
     details TEXT NOT NULL,
-    hash TEXT NOT NULL
+    hash TEXT NOT NULL,
+    signature TEXT NOT NULL
 ) STRICT;
+CREATE TABLE key (public TEXT NOT NULL) STRICT;
 CREATE TRIGGER entries_stay BEFORE UPDATE ON entries
 BEGIN SELECT RAISE(ABORT, 'entries are never changed'); END;
 CREATE TRIGGER entries_last BEFORE DELETE ON entries
 BEGIN SELECT RAISE(ABORT, 'entries are never removed'); END;
 """
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of the ledger, in the order of the table's columns.
-
-    ``time`` in seconds since 1970, ``details`` is JSON text, ``hash`` is over all other fields.
-    """
-
-    number: int
-    previous: str
-    time: float
-    kind: str
-    task: str
-    round: int
-    payload_sha256: str
-    payload_bytes: int
-    norm: float
-    clipped: int
-    details: str
-    hash: str
-
-
-@dataclass(frozen=True)
-class Head:
-    """The newest entry that was known at some time; keep it elsewhere to notice a cut tail."""
-
-    number: int
-    hash: str
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What is wrong with the entry ``number`` (0: with the file itself)."""
-
-    number: int
-    problem: str
-
-
-COLUMNS = tuple(field.name for field in fields(Entry))
 _INSERT = f"INSERT INTO entries VALUES ({','.join('?' * len(COLUMNS))})"
 _HEAD = "SELECT number, hash FROM entries ORDER BY number DESC LIMIT 1"
 _SELECT = f"SELECT {','.join(COLUMNS)} FROM entries ORDER BY number"
-
-
-def digest(entry: Entry) -> str:
-    """The hash of an entry: SHA-256 over the JSON list of its other fields."""
-    values = [getattr(entry, name) for name in COLUMNS if name != "hash"]
-    # A damaged file can hold bytes that are no text: lone surrogates are escaped, a BLOB is shown by repr().
-    return hashlib.sha256(json.dumps(values, separators=(",", ":"), default=repr).encode("ascii")).hexdigest()
-
-
-def verify(entries: Iterable[Entry], head: Head | None = None) -> tuple[Fault, ...]:
-    """All faults of a chain in ascending order: changed, missing or moved entries.
-
-    With ``head`` also that the chain still holds that entry; without it a cut tail is not seen.
-    """
-    faults: list[Fault] = []
-    expected, previous, anchored = 1, START, head is None or head.number == 0
-    for entry in entries:
-        if entry.number != expected:
-            faults.append(Fault(expected, f"entries {expected} to {entry.number - 1} are missing"))
-        elif entry.previous != previous:
-            faults.append(Fault(entry.number, "does not follow the entry before it"))
-        if digest(entry) != entry.hash:
-            faults.append(Fault(entry.number, "was changed"))
-        anchored = anchored or (head is not None and (entry.number, entry.hash) == (head.number, head.hash))
-        expected, previous = entry.number + 1, entry.hash
-    if head is not None and not anchored:
-        faults.append(Fault(head.number, "is not in the ledger as it was known"))
-    return tuple(faults)
 
 
 class LedgerReader:
@@ -132,7 +68,7 @@ class LedgerReader:
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
-        self._path = path
+        self.path = path
 
     def entries(self) -> Iterator[Entry]:
         """All entries in order. HomeboundError if the file is damaged."""
@@ -140,22 +76,50 @@ class LedgerReader:
             for row in self._connection.execute(_SELECT):
                 yield Entry(*row)
         except TROUBLE as error:
-            raise _failure(self._path, error) from error
+            raise _failure(self.path, error) from error
 
     def head(self) -> Head:
-        """The newest entry; number 0 and START when there is none."""
-        try:
-            row = self._connection.execute(_HEAD).fetchone()
-        except TROUBLE as error:
-            raise _failure(self._path, error) from error
-        return Head(*row) if row else Head(0, START)
+        """The newest entry; Head() when there is none."""
+        row = self._first(_HEAD)
+        return Head(*row) if row else Head()
 
-    def verify(self, head: Head | None = None) -> tuple[Fault, ...]:
-        """As verify() above; a file that cannot be read to its end is a fault, too."""
+    def last(self) -> Entry | None:
+        """The newest entry whole."""
+        row = self._first(_SELECT + " DESC LIMIT 1")
+        return Entry(*row) if row else None
+
+    def public_key(self) -> str:
+        """The key that signs, as this file names it; empty when it names none."""
+        row = self._first("SELECT public FROM key")
+        return str(row[0]) if row else ""
+
+    def holds(self, head: Head) -> bool:
+        """Whether that entry is here, with that hash."""
+        row = self._first("SELECT hash FROM entries WHERE number = ?", head.number)
+        return head.number == 0 or row == (head.hash,)
+
+    def verify(self, head: Head | None = None, public: str = "") -> tuple[Fault, ...]:
+        """As chain.verify(), with the key ``public`` or else the one that the file names.
+
+        A file that cannot be read to its end is a fault, too.
+        """
+        from homebound.signing import Verifier  # here, because most readers do without
+
         try:
-            return verify(self.entries(), head)
+            known = self.public_key()
+            faults = chain.verify(self.entries(), head, Verifier(public or known).is_signed)
         except HomeboundError as error:
             return (Fault(0, f"the file is damaged: {error}"),)
+        if public and public != known:
+            return (Fault(0, "the file names another key than the one that was known"), *faults)
+        return faults
+
+    def _first(self, query: str, *values: int) -> tuple[Any, ...] | None:
+        try:
+            row: tuple[Any, ...] | None = self._connection.execute(query, values).fetchone()
+        except TROUBLE as error:
+            raise _failure(self.path, error) from error
+        return row
 
     def close(self) -> None:
         self._connection.close()
@@ -165,13 +129,15 @@ class LedgerWriter:
     """The one process that may append. Use open_writer()."""
 
     def __init__(
-        self, connection: sqlite3.Connection, path: Path, lock: int, clock: Callable[[], float]
-    ) -> None:
+        self, reader: LedgerReader, connection: sqlite3.Connection, lock: int, signer: Signer,
+        clock: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self.reader = reader
         self._connection = connection
-        self._path = path
+        self._path = reader.path
         self._lock = lock
+        self._signer = signer
         self._clock = clock
-        self.reader = LedgerReader(connection, path)
 
     def append(
         self,
@@ -195,10 +161,10 @@ class LedgerWriter:
             head = self.reader.head()
             entry = Entry(
                 head.number + 1, head.hash, float(self._clock()), kind, task, round_number,
-                payload_sha256, payload_bytes, float(norm), int(clipped), text, "",
+                payload_sha256, payload_bytes, float(norm), int(clipped), text, "", "",
             )  # fmt: skip
-            entry = replace(entry, hash=digest(entry))
-            self._connection.execute(_INSERT, [getattr(entry, name) for name in COLUMNS])
+            entry = replace(entry, hash=(name := digest(entry)), signature=self._signer.sign(name))
+            self._connection.execute(_INSERT, [getattr(entry, column) for column in COLUMNS])
             self._connection.execute("COMMIT")
         except (*TROUBLE, HomeboundError) as error:
             self._rollback()
@@ -216,24 +182,30 @@ class LedgerWriter:
         os.close(self._lock)
 
 
-def open_writer(path: Path, clock: Callable[[], float]) -> LedgerWriter:
+def open_writer(
+    path: Path, clock: Callable[[], float], signer: Signer | None = None, anchor: Head | None = None
+) -> LedgerWriter:
     """Open or make the ledger at ``path`` for appending. ``clock`` gives seconds since 1970.
 
-    HomeboundError when another writer has it or it cannot be made; ViolationPresent when its end is broken.
+    Without ``signer`` the key is in KEY_FILE beside it, made with the ledger. ``anchor`` is the newest entry
+    that was known elsewhere. HomeboundError when another writer has it or it cannot be made; ConfigError
+    when its key is missing; ViolationPresent when its end is broken, unsigned, or before the anchor.
     """
     lock = _take_lock(path)
     try:
         connection = _connect(path.absolute().as_uri(), path)
         try:
             _prepare(connection, path)
-            _check_end(connection, path)
+            reader = LedgerReader(connection, path)
+            signer = _find_key(connection, reader, signer)
+            _check_end(reader, anchor or Head())
         except BaseException:
             connection.close()
             raise
     except BaseException:
         os.close(lock)
         raise
-    return LedgerWriter(connection, path, lock, clock)
+    return LedgerWriter(reader, connection, lock, signer, clock)
 
 
 def open_reader(path: Path) -> LedgerReader:
@@ -319,15 +291,54 @@ def _check_form(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def _check_end(connection: sqlite3.Connection, path: Path) -> None:
-    """The newest entry is whole, so that nothing is chained to a broken end. The rest is for verify()."""
-    try:
-        row = connection.execute(_SELECT + " DESC LIMIT 1").fetchone()
-    except TROUBLE as error:
-        raise _failure(path, error) from error
-    if row and digest(entry := Entry(*row)) != entry.hash:
+def _find_key(connection: sqlite3.Connection, reader: LedgerReader, signer: Signer | None) -> Signer:
+    """The key for this ledger. A new one is made for a new ledger only: else an old one would fall apart."""
+    from homebound import signing  # here, because most readers do without
+
+    file = reader.path.with_name(KEY_FILE)
+    known, is_new = reader.public_key(), reader.head() == Head()
+    found = signer or signing.load_key(file)
+    if found is None and (known or not is_new):
+        raise ConfigError(f"the key of the ledger {reader.path} is missing", f"put {file} back from a backup")
+    found = found or signing.make_key(file)
+    if known and found.public != known:
+        raise ConfigError(f"the ledger {reader.path} was begun with another key", "put that key back")
+    if not known:
+        try:
+            connection.execute("INSERT INTO key VALUES (?)", (found.public,))
+        except TROUBLE as error:
+            raise _failure(reader.path, error) from error
+    return found
+
+
+def _check_end(reader: LedgerReader, anchor: Head) -> None:
+    """The newest entry is whole and ours, so that nothing is chained to a broken end; the rest is verify()'s.
+
+    And it is not older than what was known elsewhere.
+    """
+    from homebound.signing import Verifier
+
+    last = reader.last()
+    if last and digest(last) != last.hash:
         raise ViolationPresent(
-            f"entry {entry.number} of the ledger {path} was changed", "run `homebound ledger verify`"
+            f"entry {last.number} of the ledger {reader.path} was changed", "run `homebound ledger verify`"
+        )
+    if last and not Verifier(reader.public_key()).is_signed(last.hash, last.signature):
+        raise ViolationPresent(
+            f"entry {last.number} of the ledger {reader.path} is not signed by its key",
+            "run `homebound ledger verify`",
+        )
+    check_anchor(reader, anchor)
+
+
+def check_anchor(reader: LedgerReader, anchor: Head) -> None:
+    """The ledger still holds the newest entry that was known elsewhere. Raises ViolationPresent."""
+    if not reader.holds(anchor):
+        ends = reader.head().number
+        what = f"ends at {ends}, before" if ends < anchor.number else "no longer has"
+        raise ViolationPresent(
+            f"the ledger {reader.path} {what} entry {anchor.number} as it was known",
+            "an older copy was put back, or it was changed; see docs/ledger.md",
         )
 
 

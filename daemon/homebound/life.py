@@ -68,9 +68,33 @@ class Life:
     recent: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=RECENT))
     failures: dict[Role, int] = field(default_factory=dict)
     last_beat: float = 0.0
+    # Whether the watcher that runs now has been heard.
+    watched: bool = False
     trainer_wanted: bool = False
+    # Why the federation is away, as it was last told.
+    away: str = ""
     barred: str = ""
-    problem: str = ""
+    # What does not work now, by what it is about: a role, or the app.
+    troubles: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def problem(self) -> str:
+        """One line for a person; empty when all is well."""
+        return self.barred or "; ".join(self.troubles.values())
+
+    def hear(self, report: Mapping[str, Any]) -> bool:
+        """Take what a role reports; whether it is news: a federation that stays away is told once."""
+        kind = report.get("type")
+        if kind == "started":
+            self.state = "training"
+        elif kind in ("released", "refused") and self.state == "training":
+            self.state = "waiting"
+        if kind == "released":
+            self.troubles.pop("app", None)
+        known, away = self.away, str(report.get("reason"))
+        if kind in ("connected", "disconnected"):
+            self.away = away if kind == "disconnected" else ""
+        return kind != "disconnected" or away != known
 
     def note(self, verdict: Mapping[str, Any], now: float) -> None:
         """Keep a verdict of the watcher as a violation that stands until the daemon is started again."""

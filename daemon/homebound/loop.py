@@ -9,7 +9,7 @@ from __future__ import annotations
 import selectors
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 
 Step = Callable[[], None]
@@ -39,6 +39,15 @@ class Loop:
         """Run ``step`` once, ``seconds`` from now; a later call with the same name takes its place."""
         self._due[name] = (self._clock() + seconds, step)
 
+    def move(self, name: str, seconds: float) -> None:
+        """Run a step that waits already at another time, ``seconds`` from now."""
+        if name in self._due:
+            self._due[name] = (self._clock() + seconds, self._due[name][1])
+
+    def cancel(self, name: str) -> None:
+        """Do not run it after all. Nothing happens when it does not wait."""
+        self._due.pop(name, None)
+
     def turn(self, seconds: float = IDLE_SECONDS) -> None:
         """Wait for the first thing to happen, at most ``seconds``, and run the steps of all that has."""
         first = min((moment for moment, _ in self._due.values()), default=self._clock() + seconds)
@@ -52,8 +61,8 @@ class Loop:
             if due is not None:
                 due[1]()
 
-    def on_signals(self, numbers: tuple[signal.Signals, ...], step: Step) -> None:
-        """Run ``step`` between two others when one of these signals comes."""
+    def on_signals(self, steps: Mapping[signal.Signals, Step]) -> None:
+        """Run the step of a signal that comes, between two others. Several of one kind may become one."""
         reading, writing = socket.socketpair()
         reading.setblocking(False)
         writing.setblocking(False)
@@ -61,10 +70,11 @@ class Loop:
         self._wakeup = (reading, writing)
 
         def woken() -> None:
-            reading.recv(512)
-            step()
+            # Each signal left its number as a byte. signal.set_wakeup_fd
+            for number in sorted(set(reading.recv(512)) & set(steps)):
+                steps[signal.Signals(number)]()
 
-        for number in numbers:
+        for number in steps:
             signal.signal(number, _wake)
         self.watch(reading, woken)
 

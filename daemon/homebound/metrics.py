@@ -41,7 +41,9 @@ RULES = (
     "io_uring", "file_outside", "foreign_fd", "namespace", "trace", "kernel",
 )  # fmt: skip
 # Rules that are about sums and trials, not about one call.
-POLICY_RULES = ("transmit", "unaccounted", "canary")
+POLICY_RULES = (
+    ("trainer", "transmit"), ("guard", "transmit"), ("gateway", "unaccounted"), ("canary", "canary"),
+)  # fmt: skip
 PROGRAMS = (
     "hb_sock_create", "hb_connect4", "hb_connect6", "hb_sendmsg4", "hb_sendmsg6", "hb_egress", "hb_ingress",
     "hb_syscall_exit",
@@ -52,9 +54,10 @@ WALLS = (
 )  # fmt: skip
 REASONS = (
     "app_failed", "app_not_loaded", "timeout", "trainer_died", "malformed", "schema", "not_finite",
-    "too_large", "metric_not_allowed", "not_approved", "budget", "ledger",
+    "too_large", "metric_not_allowed", "too_few_examples", "imprint", "not_approved", "budget", "ledger",
 )  # fmt: skip
 RESOURCES = ("cpu", "memory", "io")
+SCOPES = ("run", "all")
 
 # From a few kilobytes (digits) to the default of guard.max_update_bytes.
 UPDATE_BUCKETS = (4096.0, 65536.0, 1048576.0, 16777216.0, 67108864.0, 268435456.0, 536870912.0)
@@ -101,6 +104,11 @@ METRICS = (
     Metric(
         "homebound_canary_timestamp_seconds", "gauge", "When the walls were last tried and held; 0 is never."
     ),
+    Metric("homebound_canary_interval_seconds", "gauge", "Time between two trials of the walls, as set."),
+    Metric(
+        "homebound_training_stopped", "gauge",
+        "Whether nothing trains until homebound is started again (1): a wall fell, or the app changed.",
+    ),
     # the BPF programs
     Metric(
         "homebound_bpf_program_attached", "gauge", "Whether the program is attached to the device's cgroup.",
@@ -138,14 +146,15 @@ METRICS = (
         ("role",), _each(ROLES), "traffic",
     ),
     Metric(
-        "homebound_denied_total", "counter", "Attempts that a wall refused.", ("role", "rule"),
-        _each(SANDBOXED, RULES) + _each(("none", "supervisor"), PROGRAM_RULES), "denied",
+        "homebound_denied_total", "counter",
+        "Attempts of any role that a wall refused, those of the canary and of a role's start included.",
+        ("rule",), _each(RULES), "denied",
     ),
     # what was decided
     Metric(
         "homebound_violations_total", "counter",
-        "Verdicts other than allow on a watched role (watcher, trainer, guard, gateway).",
-        ("rule",), _each(RULES + POLICY_RULES),
+        "Verdicts other than allow; a role's rule transmit, unaccounted or canary is about sums and trials.",
+        ("role", "rule"), _each(STARTED, RULES) + POLICY_RULES,
     ),
     Metric(
         "homebound_transmit_unaccounted_bytes_total", "counter",
@@ -170,6 +179,20 @@ METRICS = (
     ),
     Metric("homebound_federation_connected", "gauge", "Whether the gateway is connected to the federation."),
     Metric("homebound_reports_malformed_total", "counter", "Reports of roles that made no sense."),
+    Metric("homebound_ledger_entries", "gauge", "Entries of the ledger: releases and refusals."),
+    Metric(
+        "homebound_ledger_verified_timestamp_seconds", "gauge",
+        "When the guard last went through the whole ledger and found it unchanged; 0 is never.",
+    ),
+    Metric(
+        "homebound_privacy_epsilon_spent", "gauge",
+        "Epsilon of what was released, of the present run and in all; infinite once it had no noise.",
+        ("scope",), _each(SCOPES),
+    ),
+    Metric(
+        "homebound_privacy_epsilon_limit", "gauge",
+        "Epsilon at which training stops; infinite where no limit is set.", ("scope",), _each(SCOPES),
+    ),
     # the roles
     Metric("homebound_role_up", "gauge", "Whether the role's process lives.", ("role",), _each(STARTED)),
     Metric(

@@ -92,10 +92,11 @@ def of_traffic(traffic: Mapping[TrafficKey, Traffic], mode: str) -> Readings:
 
 
 def of_denied(denied: Mapping[tuple[Role, Rule], int]) -> Readings:
-    """Refused attempts by role and rule."""
-    return {
-        "homebound_denied_total": {(role.label, rule.label): count for (role, rule), count in denied.items()}
-    }
+    """Refused attempts by rule, of all roles."""
+    sums = dict.fromkeys(Rule, 0)
+    for (_, rule), count in denied.items():
+        sums[rule] += count
+    return {"homebound_denied_total": {(rule.label,): count for rule, count in sums.items()}}
 
 
 def programs_from_report(report: Any) -> dict[str, ProgramFigures]:

@@ -57,6 +57,8 @@ class RefusalCode(enum.StrEnum):
     NOT_FINITE = "not_finite"
     TOO_LARGE = "too_large"
     METRIC_NOT_ALLOWED = "metric_not_allowed"
+    TOO_FEW_EXAMPLES = "too_few_examples"
+    IMPRINT = "imprint"
     NOT_APPROVED = "not_approved"
     BUDGET = "budget"
     LEDGER = "ledger"

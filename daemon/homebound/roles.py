@@ -37,6 +37,9 @@ class Spec:
     profile: Profile
     python: str = sys.executable
     shared_namespaces: frozenset[str] = field(default_factory=frozenset)
+    # Most processes and threads, and most memory in bytes; 0 is no limit.
+    tasks_max: int = 0
+    memory_max_bytes: int = 0
 
     @property
     def oom_score_adjust(self) -> int:
@@ -91,8 +94,25 @@ def trainer(settings: Settings, user: Identity) -> Spec:
     python = settings.trainer.python or sys.executable
     binds = runtime(python)
     seen = (*binds, Bind(settings.data.path, DATA), Bind(settings.app.path, APP))
-    view = View(seen, settings.trainer.scratch_bytes, execute=(*_execute(binds), APP))
-    return Spec(Role.TRAINER, "homebound.trainer", view, user, Profile.SEALED, python)
+    # Bytecode is no part of the hash that was approved, so none is read: stale, it would be other code.
+    app = Path(settings.app.path)
+    caches = sorted(path for path in app.rglob("__pycache__") if path.is_dir() and not path.is_symlink())
+    view = View(
+        seen,
+        settings.trainer.scratch_bytes,
+        execute=(*_execute(binds), APP),
+        masks=tuple(f"{APP}/{path.relative_to(app)}" for path in caches),
+    )
+    return Spec(
+        Role.TRAINER,
+        "homebound.trainer",
+        view,
+        user,
+        Profile.SEALED,
+        python,
+        tasks_max=settings.trainer.tasks_max,
+        memory_max_bytes=settings.trainer.memory_max_bytes,
+    )
 
 
 def guard(user: Identity, state: Path) -> Spec:

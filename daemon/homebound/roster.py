@@ -4,7 +4,7 @@ the supervisor's.
 
 The links are made here and nowhere else, so this file shows who can speak to whom:
 supervisor = watcher, guard, gateway (control); gateway = guard (frames); guard = trainer (frames).
-May import: control, errors, events, instance, launch, roles, settings, kernel.
+May import: anchor, channel, control, credentials, errors, events, instance, launch, roles, settings, kernel.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from homebound import control, launch, roles
+from homebound import anchor, channel, control, credentials, launch, roles
 from homebound.events import Role
 from homebound.instance import Instance
 from homebound.kernel import audit
@@ -29,7 +29,7 @@ from homebound.launch import Links, memory_file
 from homebound.roles import CREDENTIALS, STATE, Spec
 from homebound.settings import Settings
 
-CONTROL_FD, SETTINGS_FD, LINK_FD = 3, 4, 5
+CONTROL_FD, SETTINGS_FD, LINK_FD, KEY_FD = 3, 4, 5, 6
 # The watcher's many descriptors begin here, above the seccomp filter's number.
 WATCHED_FD = 16
 
@@ -61,6 +61,7 @@ class Roster:
         self._users = users
         self._clock = clock
         self.members: dict[Role, Member] = {}
+        self.kept = anchor.Kept(instance.state / anchor.FILE)
 
     def start_watcher(
         self, fds: Mapping[str, int], describe: Callable[[Mapping[str, int]], dict[str, Any]]
@@ -73,13 +74,17 @@ class Roster:
 
     def start_data_path(self, dial: str) -> tuple[Member, Member]:
         """Guard and gateway with the link between them; ``dial`` is the address that may be reached."""
-        guard_end, gateway_end = socket.socketpair()
+        guard_end, gateway_end = channel.pair()
+        words, fds = ["--gateway", str(LINK_FD), "--state", STATE], {LINK_FD: guard_end.fileno()}
+        if key := credentials.find("ledger_key"):
+            fds[KEY_FD] = os.open(key, os.O_RDONLY | os.O_CLOEXEC)
+            words += ["--key-fd", str(KEY_FD)]
         try:
             guard = self._start_controlled(
                 roles.guard(self._users[Role.GUARD], self._instance.guard_state),
                 self._guard_settings(),
-                ["--gateway", str(LINK_FD), "--state", STATE],
-                {LINK_FD: guard_end.fileno()},
+                words,
+                fds,
             )
             gateway = self._start_controlled(
                 self._gateway_spec(),
@@ -90,12 +95,14 @@ class Roster:
         finally:
             guard_end.close()
             gateway_end.close()
+            if KEY_FD in fds:
+                os.close(fds[KEY_FD])
         return guard, gateway
 
     def start_trainer(self) -> Member:
         """The trainer, whose link is handed to the guard only after its walls were seen to stand."""
         spec = roles.trainer(self._settings, self._users[Role.TRAINER])
-        guard_end, trainer_end = socket.socketpair()
+        guard_end, trainer_end = channel.pair()
         reading, writing = os.pipe()
         settings_fd = memory_file(self._trainer_settings())
         arguments = ["--guard", str(LINK_FD), "--settings-fd", str(SETTINGS_FD)]
@@ -188,6 +195,7 @@ class Roster:
             **dataclasses.asdict(self._settings.guard),
             "round_timeout_seconds": trainer.round_timeout_seconds,
             "warm": trainer.warm,
+            "anchor": dataclasses.asdict(self.kept.anchor.head),
         }
 
     def _gateway_settings(self, dial: str) -> dict[str, Any]:
@@ -195,9 +203,9 @@ class Roster:
         federation = dataclasses.asdict(self._settings.federation)
         user = self._users[Role.GATEWAY]
         for key in ("root_certificates", "node_key"):
-            if federation[key]:
+            if source := federation[key] or credentials.find(key):
                 copy = self._instance.credentials / key
-                shutil.copyfile(federation[key], copy)
+                shutil.copyfile(source, copy)
                 os.chown(copy, user.uid, user.gid)
                 copy.chmod(0o400)
                 federation[key] = str(Path(CREDENTIALS) / key)

@@ -108,13 +108,18 @@ class FederationSettings:
     )
     insecure: bool = field(default=False, metadata=about("Speak without TLS. For loopback and tests only."))
     root_certificates: OptionalPath = field(
-        default="", metadata=about("PEM file with the certificates to trust. Empty: those of the system.")
+        default="",
+        metadata=about(
+            "PEM file with the certificates to trust. Empty: the service's credential "
+            "homebound.root_certificates if there is one, else those of the system."
+        ),
     )
     node_key: OptionalPath = field(
         default="",
         metadata=about(
             "PEM file with the EC private key that the federation knows this device by. "
-            "Empty: a key of our own is made and kept below paths.state."
+            "Empty: the service's credential homebound.node_key if there is one, else a key of our own "
+            "that is made and kept below paths.state."
         ),
     )
     poll_seconds: Annotated[float, Ge(0.01), Le(3600)] = field(
@@ -217,6 +222,27 @@ class GuardSettings:
             "Values are rounded to a step this many bits below the noise, or below clip_norm.", "bits"
         ),
     )
+    epsilon_limit: Annotated[float, Ge(0)] = field(
+        default=10000.0,
+        metadata=about(
+            "Most privacy loss (epsilon) of all releases of this device together; training stops before it "
+            "is passed. 0 is no limit. Above 10 it says little about privacy and only bounds how much leaves."
+        ),
+    )
+    run_epsilon_limit: Annotated[float, Ge(0)] = field(
+        default=5000.0, metadata=about("The same for the releases of one federation run.")
+    )
+    delta: Annotated[float, Gt(0), Le(0.5)] = field(
+        default=1e-5,
+        metadata=about("The delta at which epsilon is told; below one over the number of devices."),
+    )
+    min_examples: Annotated[int, Ge(0), Le(65536)] = field(
+        default=64,
+        metadata=about(
+            "Fewest examples that a released update may stand for, by the app's num-examples and, where it "
+            "uses PyTorch's loader, by that. A hostile app can lie about both. 0 asks for none."
+        ),
+    )
     max_update_bytes: Annotated[int, Ge(1024), Le(2**40)] = field(
         default=536870912, metadata=about("Largest update that is looked at.", "bytes")
     )
@@ -224,7 +250,15 @@ class GuardSettings:
         default_factory=lambda: {"num-examples": 0, "loss": 2, "accuracy": 2},
         metadata=about(
             "Metrics that may leave, each with the digits kept after the point. A table of your own "
-            "takes the place of this one."
+            "takes the place of this one. num-examples is put into buckets, whatever its digits."
+        ),
+    )
+    metric_bits: Annotated[float, Ge(0), Le(1024)] = field(
+        default=64.0,
+        metadata=about(
+            "Most that the metrics of one answer can say together; `homebound release` has the figures. "
+            "The default metrics take 35.",
+            "bits",
         ),
     )
 

@@ -2,7 +2,8 @@
 """What `homebound status` prints: the daemon's state as one JSON document, composed when somebody asks.
 
 A wall is reported as active because the canary tried it, with the time of that trial; what the settings
-say is not asked. May import: accounts, canary, events, instance, roster, settings, walls, kernel.
+say is not asked. May import: accounts, anchor, canary, events, instance, ledger, roster, settings, spending,
+walls, kernel.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from homebound import __version__, accounts, ledger
+from homebound import __version__, accounts, ledger, spending
+from homebound.anchor import Kept
 from homebound.events import Direction, Role, Rule, Traffic, TrafficKey, Verdict
 from homebound.instance import Instance
 from homebound.kernel import maps
@@ -30,7 +32,7 @@ SCHEMA = 1
 ANSWER_SECONDS = 1.0
 # Which reports each role may make. Anything else it says is not believed.
 REPORTS: Mapping[Role, frozenset[str]] = {
-    Role.GUARD: frozenset({"started", "released", "refused"}),
+    Role.GUARD: frozenset({"started", "released", "refused", "ledger"}),
     Role.GATEWAY: frozenset(
         {"declare", "unsent", "connected", "disconnected", "acknowledged", "refused", "dropped", "warning"}
     ),
@@ -40,8 +42,12 @@ SHOWN_ROLES = (Role.SUPERVISOR, Role.WATCHER, Role.TRAINER, Role.GUARD, Role.GAT
 CANARY_WALLS = ("namespaces", "seccomp", "landlock", "cgroup-bpf")
 
 
-def released_before(file: Path) -> Iterator[dict[str, Any]]:
-    """Reports on the last releases of earlier lives: their updates may still wait in the outbox."""
+def released_before(file: Path, kept: Kept) -> Iterator[dict[str, Any]]:
+    """Reports on the last releases of earlier lives: their updates may still wait in the outbox.
+
+    Raises ViolationPresent when the ledger is older than what was kept of it elsewhere.
+    """
+    kept.check(file)
     if not file.exists():
         return
     with closing(ledger.open_reader(file)) as reader:
@@ -67,6 +73,13 @@ def periodic(daemon: Supervisor) -> Iterator[dict[str, Any]]:
     """What the watcher needs for its metrics and has no right to look at itself."""
     yield {"type": "usage", "roles": {role.label: _used(daemon.place, role) for role in SHOWN_ROLES}}
     yield {"type": "walls", "walls": {name: wall["active"] for name, wall in walls(daemon).items()}}
+    yield {"type": "training_stopped", "stopped": bool(daemon.life.barred)}
+    if daemon.roster.kept.report:
+        yield daemon.roster.kept.report
+    trials = daemon.life.trials
+    if trials.trials and not trials.fallen(daemon.config):
+        # The canary flies before the first watcher lives, and a new watcher knows nothing of the old one's.
+        yield {"type": "canary", "time": trials.time, "out": 0, "tried": len(trials.trials)}
     if daemon.walls is not None:
         yield {"type": "programs", "programs": [vars(state) for state in daemon.walls.probes.programs()]}
 
@@ -83,8 +96,10 @@ def _used(place: Instance, role: Role) -> dict[str, Any]:
 
 def compose(daemon: Supervisor) -> dict[str, Any]:
     """The whole document. Reads the kernel's counters now."""
-    life, books = daemon.life, daemon.accounts
     traffic = maps.read_traffic(daemon.walls.probes.map_fd("traffic")) if daemon.walls else {}
+    # Bytes are declared before they leave: once the gateway is heard, what was counted is declared.
+    daemon.listen(Role.GATEWAY)
+    life, books = daemon.life, daemon.accounts
     denied = maps.read_denied(daemon.walls.probes.map_fd("denied")) if daemon.walls else {}
     stream = sum(
         cell.stream_bytes
@@ -108,6 +123,7 @@ def compose(daemon: Supervisor) -> dict[str, Any]:
         "released": {"updates": books.released, "payload_bytes": books.released_bytes},
         "tasks": [_task(task) for task in books.tasks],
         "refused": dict(books.refused),
+        **spending.document(daemon.roster.kept.report, daemon.roster.kept.trouble),
         "declared_stream_bytes": books.declared_bytes,
         "kernel_stream_bytes": stream,
         "unaccounted_bytes": open_bytes.bytes,
@@ -122,6 +138,18 @@ def compose(daemon: Supervisor) -> dict[str, Any]:
         "denied": _denied(denied),
         "denied_recent": list(life.recent)[-64:],
         "resource_source": _used(daemon.place, Role.SUPERVISOR)["source"],
+        "limits": _limits(daemon),
+    }
+
+
+def _limits(daemon: Supervisor) -> dict[str, dict[str, Any]]:
+    """The trainer's bounds (0 is none), and by what they are kept where its cgroup lacks the controller."""
+    trainer, cgroup = daemon.config.trainer, daemon.place.cgroup(Role.TRAINER).path
+    tasks = "cgroup" if (cgroup / "pids.max").exists() else "rlimit"
+    memory = "cgroup" if (cgroup / "memory.max").exists() else "rlimit, for each process"
+    return {
+        "tasks": {"max": trainer.tasks_max, "by": tasks},
+        "memory": {"max": trainer.memory_max_bytes, "by": memory},
     }
 
 
@@ -196,3 +224,13 @@ def _canary(daemon: Supervisor) -> dict[str, Any]:
         "tried": len(trials.trials),
         "out": len([trial for trial in trials.trials if not trial.held]),
     }
+
+
+def line(daemon: Supervisor) -> str:
+    """The state in one line, for ``systemctl status``."""
+    books, life = daemon.accounts, daemon.life
+    federation = (
+        "connected" if books.federation.connected else f"away ({books.federation.reason or 'not yet'})"
+    )
+    text = f"{life.state}; federation {federation}; {books.released} updates released"
+    return f"{text}; {life.problem}" if life.problem else text

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -21,16 +20,19 @@ from homebound import (
     accounts,
     apptree,
     control,
+    goodbye,
     instance,
     journal,
     launch,
     ledger,
+    notify,
+    reload,
     roles,
     settings,
     status,
     walls,
 )
-from homebound.errors import ConfigError, HomeboundError
+from homebound.errors import ConfigError, HomeboundError, InternalError
 from homebound.events import Role
 from homebound.life import Life, Trials
 from homebound.loop import Loop
@@ -40,8 +42,6 @@ from homebound.trainerlog import TrainerLog
 # The watcher speaks every second; a silence of this many seconds freezes the trainer.
 SILENCE_SECONDS = 3.0
 USAGE_SECONDS = 5.0
-# How long the roles have to say goodbye. The gateway tells the federation within 2 s.
-GOODBYE_SECONDS = 2.5
 
 
 class Supervisor:
@@ -53,8 +53,11 @@ class Supervisor:
         place: instance.Instance,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        config_file: str = "",
     ) -> None:
+        self.notify = notify.connect()
         self.config = config
+        self.config_file = config_file
         self.place = place
         self.clock = clock
         self.wall_clock = wall_clock
@@ -71,32 +74,34 @@ class Supervisor:
 
     def run(self) -> int:
         """Until SIGTERM or SIGINT. Leaves no process, mount, cgroup or pin behind, whatever happens."""
-        self.loop.on_signals((signal.SIGTERM, signal.SIGINT), self._be_stopped)
+        self.loop.on_signals(reload.signals(self))
         try:
+            self.notify.status("Building the walls")
             self._raise_walls()
+            self.notify.status("Trying the walls")
             self._try_walls()
+            self.notify.status("Starting the roles")
             self._start_watcher()
             self._start_data_path()
+            while not (self.life.watched or self.stopping):
+                self.loop.turn()
             if self.config.trainer.warm:
                 self._start_trainer()
-            self.life.state = "waiting"
+            if self.life.state == "starting":  # a task may be in work already
+                self.life.state = "waiting"
             journal.started(self.config.name, self.config.mode)
+            self.notify.ready(status.line(self))
             while not self.stopping:
                 self.loop.turn()
-            return 0
         finally:
-            self._stop()
+            clean = goodbye.end_all(self)
+        return 0 if clean else HomeboundError.exit_status
 
     def _raise_walls(self) -> None:
         """Everything that must stand before the first role starts."""
-        found = apptree.tree_sha256(Path(self.config.app.path))
-        if found != self.config.app.tree_sha256:
-            raise ConfigError(
-                f"the app in {self.config.app.path} is not the approved one",
-                f"its hash is {found}; look at what changed, then run `homebound app-hash` and approve it",
-            )
+        apptree.require(Path(self.config.app.path), self.config.app.tree_sha256)
         instance.make_folders(self.place, self.users)
-        for report in status.released_before(self.place.guard_state / ledger.FILE):
+        for report in status.released_before(self.place.guard_state / ledger.FILE, self.roster.kept):
             self._absorb(report)
         self.walls = walls.build(self.config, self.place)
         self.log = TrainerLog(self.place.log, self.config.trainer.log_bytes)
@@ -126,7 +131,7 @@ class Supervisor:
         finally:
             for fd in fds.values():
                 os.close(fd)
-        self.life.last_beat = self.clock()
+        self.life.last_beat, self.life.watched = self.clock(), False
         self._joined(member)
         self._report(accounts.to_report(self.accounts))  # a new watcher goes on with the old books
         self.loop.after("beat", 1.0, self._check_beat)
@@ -137,25 +142,22 @@ class Supervisor:
         address = self.walls.allow_federation()
         if not address:
             self._later(Role.GATEWAY)
-            self._absorb(
-                {
-                    "type": "disconnected",
-                    "reason": "name_not_resolved",
-                    "hint": "check federation.address and this host's DNS",
-                }
-            )
+            hint = "check federation.address and this host's DNS"
+            self._absorb({"type": "disconnected", "reason": "name_not_resolved", "hint": hint})
             return
         for member in self.roster.start_data_path(address):
             self._joined(member)
 
     def _start_trainer(self) -> None:
-        """Start it if everything that must watch it is there. Otherwise whoever comes back will."""
-        if self.life.barred or Role.TRAINER in self.roster.members:
+        """Start it if everything that must watch it is there and awake. Otherwise whoever comes back will."""
+        if self.life.barred or Role.TRAINER in self.roster.members or not self.life.watched:
             return
         if Role.GUARD not in self.roster.members or Role.WATCHER not in self.roster.members:
             return
-        if apptree.tree_sha256(Path(self.config.app.path)) != self.config.app.tree_sha256:
-            self._bar("the app folder changed since it was approved")
+        try:
+            apptree.require(Path(self.config.app.path), self.config.app.tree_sha256)
+        except ConfigError as error:
+            self._bar(str(error))
             return
         member = self.roster.start_trainer()
         self.life.trainer_wanted = False
@@ -166,10 +168,10 @@ class Supervisor:
         role = member.spec.role
         self.loop.watch(member.child.pidfd, lambda: self._ended(role))
         if member.control is not None:
-            self.loop.watch(member.control, lambda: self._listen(role))
+            self.loop.watch(member.control, lambda: self.listen(role))
         self._absorb({"type": "role_up", "role": role.label})
 
-    def _end(self, role: Role) -> None:
+    def end(self, role: Role) -> None:
         """Kill a role and unhook its descriptors."""
         member = self.roster.members.get(role)
         if member is None:
@@ -187,14 +189,13 @@ class Supervisor:
     def _end_trainer(self, code: str) -> None:
         """Freeze at once, kill, and let the guard refuse what it was working on."""
         if Role.TRAINER in self.roster.members:
-            self._end(Role.TRAINER)
+            self.end(Role.TRAINER)
             self.roster.tell(Role.GUARD, {"type": "trainer_gone", "code": code})
 
     def _bar(self, why: str) -> None:
         """No more training until the daemon is started again."""
         self.life.barred = why
         self.life.state = "failed"
-        self.life.problem = why
         journal.training_stopped(why)
         self._end_trainer("trainer_died")
 
@@ -210,25 +211,26 @@ class Supervisor:
         }
         try:
             starts[role]()
-        except HomeboundError as error:
-            self.life.problem = str(error)
+        except (HomeboundError, OSError) as error:
+            self.life.troubles[role.label] = str(error)
             journal.role_failed(role.label, str(error))
             self._later(role)
             return
-        self.life.problem = self.life.barred
-        if role is not Role.TRAINER and self._trainer_due:
-            self.loop.after("start trainer", 0.0, lambda: self._again(Role.TRAINER))
+        if role is Role.TRAINER:
+            self.life.troubles.pop(role.label, None)  # the others are well when they say so
+        else:
+            self._trainer_if_due()
 
-    @property
-    def _trainer_due(self) -> bool:
-        return self.config.trainer.warm or self.life.trainer_wanted
+    def _trainer_if_due(self, pause: float = 0.0) -> None:
+        if self.config.trainer.warm or self.life.trainer_wanted:
+            self.loop.after("start trainer", pause, lambda: self._again(Role.TRAINER))
 
     # --- what the roles say --------------------------------------------------------------------
 
-    def _listen(self, role: Role) -> None:
-        member = self.roster.members[role]
-        assert member.control is not None
-        while role in self.roster.members:
+    def listen(self, role: Role) -> None:
+        """Take all that a role, if it is there, has said by now."""
+        member = self.roster.members.get(role)
+        while member is not None and member.control is not None and role in self.roster.members:
             try:
                 message, fds = control.receive(member.control)
             except BlockingIOError:
@@ -242,22 +244,28 @@ class Supervisor:
 
     def _heard(self, role: Role, message: dict[str, Any]) -> None:
         kind = message.get("type")
-        if role is Role.WATCHER:
+        if kind == "ready":
+            self.life.troubles.pop(role.label, None)
+        elif role is Role.WATCHER:
             self._heard_watcher(kind, message)
         elif role is Role.GUARD and kind == "trainer_wanted" and self.life.barred:
             self.roster.tell(Role.GUARD, {"type": "trainer_gone"})  # there will be none: refuse at once
         elif role is Role.GUARD and kind == "trainer_wanted":
             self.life.trainer_wanted = True
-            self.loop.after("start trainer", 0.0, lambda: self._again(Role.TRAINER))
+            self._trainer_if_due()
         elif role is Role.GUARD and kind == "trainer_failed":
-            self._end_trainer(str(message.get("code", "trainer_died")))
-            self._restart_trainer()
+            self._lose_trainer(str(message.get("code", "trainer_died")))
         elif kind in status.REPORTS[role]:
             self._absorb(message)
 
     def _heard_watcher(self, kind: Any, message: dict[str, Any]) -> None:
         if kind == "beat":
             self.life.last_beat = self.clock()
+            if not self.life.watched:
+                self.life.watched = True
+                self.life.troubles.pop("watcher", None)
+                if self.life.state != "starting":
+                    self._trainer_if_due()
         elif kind == "denied":
             self.life.recent.extend(message.get("events", []))
         elif kind == "verdict":
@@ -275,12 +283,9 @@ class Supervisor:
     def _absorb(self, report: dict[str, Any]) -> None:
         """A report counts here (status) and at the watcher (metrics)."""
         self.accounts = accounts.fold(self.accounts, report, self.clock())
-        kind = report.get("type")
-        if kind == "started":
-            self.life.state = "training"
-        elif kind in ("released", "refused") and self.life.state == "training":
-            self.life.state = "waiting"
-        journal.report(report)
+        self.roster.kept.take(report)
+        if self.life.hear(report):
+            journal.report(report)
         self._report(report)
 
     def _report(self, report: dict[str, Any]) -> None:
@@ -291,38 +296,51 @@ class Supervisor:
     def _ended(self, role: Role) -> None:
         """A role's process ended by itself."""
         if self.life.state == "stopped":
-            self._end(role)
+            self.end(role)
             return
         if role is Role.TRAINER:
-            self._end_trainer("trainer_died")
-            self._restart_trainer()
+            self._lose_trainer("trainer_died")
             return
         journal.role_failed(role.label, "ended")
+        self.life.troubles[role.label] = f"the {role.label} ended; the journal says why"
         if role is Role.WATCHER:
             self._end_trainer("trainer_died")
-            self._end(role)
+            self.end(role)
             self._later(role)
             return
         # Guard and gateway share a link that cannot be mended from outside: both start anew.
         self._end_trainer("trainer_died")
-        self._end(Role.GUARD)
-        self._end(Role.GATEWAY)
+        self.end(Role.GUARD)
+        self.end(Role.GATEWAY)
+        for task in self.accounts.tasks:
+            if task.state == "started":  # the guard took its refusal along
+                lost = {"type": "refused", "task": task.task, "round": task.round}
+                self._absorb({**lost, "code": "trainer_died"})
         self._later(Role.GATEWAY)
 
-    def _restart_trainer(self) -> None:
-        if self._trainer_due:
-            self._later(Role.TRAINER)
+    def _lose_trainer(self, code: str) -> None:
+        """It ended, or is of no use. In a round the guard's refusal says so, else we do."""
+        self._end_trainer(code)
+        if code == "app_not_loaded" and "app" not in self.life.troubles:
+            self.life.troubles["app"] = f"the app does not load: {self.place.log} says why"
+            journal.role_failed("trainer", self.life.troubles["app"])
+        elif code != "app_not_loaded" and self.config.trainer.warm and self.life.state != "training":
+            journal.role_failed("trainer", "ended")
+        self._trainer_if_due(self.life.pause(Role.TRAINER))
 
     def _check_beat(self) -> None:
         self.loop.after("beat", 1.0, self._check_beat)
         silent = self.clock() - self.life.last_beat
-        if Role.WATCHER not in self.roster.members or silent < SILENCE_SECONDS:
+        patience = SILENCE_SECONDS if self.life.watched else launch.START_SECONDS
+        if silent < SILENCE_SECONDS:
+            self.notify.alive(status.line(self))
+        if Role.WATCHER not in self.roster.members or silent < patience:
             return
         if Role.TRAINER in self.roster.members:
             self.place.cgroup(Role.TRAINER).freeze()
         journal.role_failed("watcher", "silent")
         self._end_trainer("trainer_died")
-        self._end(Role.WATCHER)
+        self.end(Role.WATCHER)
         self._later(Role.WATCHER)
 
     def _canary_again(self) -> None:
@@ -343,35 +361,13 @@ class Supervisor:
         if self.log is None or not self.log.drain(reading):
             self.loop.forget(reading)
 
-    # --- end -----------------------------------------------------------------------------------
-
-    def _be_stopped(self) -> None:
-        self.stopping = True
-
-    def _stop(self) -> None:
-        """Trainer first, then a goodbye from the gateway, then everything."""
-        self.life.state = "stopped"
-        self._end(Role.TRAINER)
-        if self.roster.tell(Role.GATEWAY, {"type": "stop"}):
-            self._await_goodbye()
-        for role in (Role.GATEWAY, Role.GUARD, Role.WATCHER):
-            self._end(role)
-        instance.remove_tree(self.place)
-        if self.walls is not None:
-            self.walls.remove()
-        journal.stopped(self.config.name)
-
-    def _await_goodbye(self) -> None:
-        """Turn on until the gateway ended by itself, or for as long as it may take."""
-        deadline = self.clock() + GOODBYE_SECONDS
-        while Role.GATEWAY in self.roster.members and (left := deadline - self.clock()) > 0:
-            self.loop.turn(left)
-
 
 def main() -> int:
     """``python -m homebound.supervisor --settings-fd N``: started by ``homebound run``, as root."""
     parser = argparse.ArgumentParser(prog="homebound-supervisor")
     parser.add_argument("--settings-fd", type=int, required=True)
+    parser.add_argument("--config", default="")
+    parser.add_argument("--debug", action="store_true")
     arguments = parser.parse_args()
     with os.fdopen(arguments.settings_fd, "rb") as file:
         config = settings.from_json(file.read())
@@ -379,14 +375,23 @@ def main() -> int:
         place = instance.locate(config)
         holder = instance.lock(place)
         try:
-            return Supervisor(config, place).run()
+            return Supervisor(config, place, config_file=arguments.config).run()
         finally:
             instance.remove_run(place)
             os.close(holder)
     except HomeboundError as error:
-        hint = f"\n  hint: {error.hint}" if error.hint else ""
-        sys.stderr.write(f"homebound: {error.message}{hint}\n")
-        return error.exit_status
+        return _fail(error)
+    except Exception as error:  # the one place where a bug of the daemon becomes a line
+        if arguments.debug:
+            raise
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return _fail(InternalError(text, "run `homebound --debug run` and report what it says"))
+
+
+def _fail(error: HomeboundError) -> int:
+    hint = f"\n  hint: {error.hint}" if error.hint else ""
+    sys.stderr.write(f"homebound: {error.message}{hint}\n")
+    return error.exit_status
 
 
 if __name__ == "__main__":

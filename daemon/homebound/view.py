@@ -2,7 +2,7 @@
 """Documents as a person reads them: lines of facts and tables, each under 80 columns.
 
 Pure: takes the documents that --json prints and returns text in cells; the command line draws it.
-Imports nothing of ours.
+May import: spending.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from homebound import spending
 
 WIDTH = 79
 ORIGIN_COLUMN = 40
@@ -76,6 +78,12 @@ def status(document: Mapping[str, Any], now: float) -> list[Table]:
     return tables
 
 
+def _limits(limits: Mapping[str, Mapping[str, Any]]) -> str:
+    tasks, memory = limits["tasks"], limits["memory"]
+    held = f"{size(memory['max'])} of memory by {memory['by']}" if memory["max"] else "memory without limit"
+    return f"{tasks['max']} tasks by {tasks['by']}; {held}"
+
+
 def _facts(document: Mapping[str, Any], now: float) -> list[tuple[str, str]]:
     facts = [
         ("device", f"{document['name']}, mode {document['mode']}, version {document['version']}"),
@@ -88,6 +96,12 @@ def _facts(document: Mapping[str, Any], now: float) -> list[tuple[str, str]]:
             f"{document['released']['updates']} updates, {size(document['released']['payload_bytes'])}",
         ),
     ]
+    if document.get("privacy"):
+        facts.append(("privacy", spending.words(document["privacy"])))
+    if document.get("ledger"):
+        facts.append(("ledger", _ledger_line(document["ledger"])))
+    if document.get("limits"):
+        facts.append(("trainer's limits", _limits(document["limits"])))
     if document["refused"]:
         codes = ", ".join(f"{code} {count}" for code, count in document["refused"].items())
         facts.append(("refused", codes))
@@ -107,6 +121,11 @@ def _facts(document: Mapping[str, Any], now: float) -> list[tuple[str, str]]:
     else:
         facts.append(("canary", "not yet tried"))
     return facts
+
+
+def _ledger_line(found: Mapping[str, Any]) -> str:
+    line = f"{found['entries']} entries, verified {moment(found['verified'])[:19]}"
+    return f"{line}; {found['trouble']}" if found["trouble"] else line
 
 
 def _round(document: Mapping[str, Any]) -> str:
@@ -160,6 +179,16 @@ def leaks(rows: Sequence[tuple[str, ...]]) -> Table:
     return Table("", (">", "way out", "", "wall", "counted by"), tuple(rows))
 
 
+def not_applicable(rows: Sequence[tuple[str, ...]]) -> Table:
+    """The ways out that this host does not have, and why."""
+    return Table("not applicable here", (">", "way out", "because"), tuple(rows))
+
+
+def elsewhere(rows: Sequence[tuple[str, ...]]) -> Table:
+    """The ways out that cannot be tried from inside, and what holds each."""
+    return Table("held elsewhere", (">", "way out", "by"), tuple(rows))
+
+
 def ledger(entries: Sequence[Mapping[str, Any]]) -> Table:
     """What left, and what was refused."""
     rows = tuple(
@@ -176,6 +205,65 @@ def ledger(entries: Sequence[Mapping[str, Any]]) -> Table:
         for entry in entries
     )
     return Table("", (">", "time", "kind", ">round", ">bytes", ">norm", "clipped", "hash"), rows)
+
+
+def preview(document: Mapping[str, Any]) -> list[Table]:
+    """What would leave for an update."""
+    if document["refused"]:
+        return []
+    arrays: tuple[tuple[str, ...], ...] = tuple(
+        (
+            entry["name"],
+            " x ".join(map(str, entry["shape"])) or "one number",
+            entry["dtype"],
+            str(entry["bytes"]),
+            "noised" if entry["noised"] else "as it is",
+        )
+        for entry in document["arrays"]
+    )
+    metrics: tuple[tuple[str, ...], ...] = tuple(
+        (entry["name"], f"{entry['given']:g}", f"{entry['leaves']:g}", f"{entry['bits']:g}")
+        for entry in document["metrics"]
+    )
+    facts = (
+        ("payload", f"{document['payload_bytes']} bytes"),
+        ("norm", f"{document['norm']:.4g}, times {document['clip_factor']:.4g} to stay within "
+                 f"{document['clip_norm']:g}"),
+        ("noise", f"deviation {document['noise']:g}, then rounded to steps of {document['step']:.4g}"),
+        ("epsilon", f"{_bound(document['epsilon_alone'])} by itself at delta {document['delta']:g}"),
+    )  # fmt: skip
+    return [
+        Table("", ("", ""), facts),
+        Table("arrays", ("name", "shape", "dtype", ">bytes", ""), arrays),
+        Table("metrics", ("name", ">given", ">leaves", ">bits"), metrics),
+        _bits(document["bits"]),
+    ]
+
+
+def released(document: Mapping[str, Any]) -> list[Table]:
+    """A release as the ledger has it."""
+    details = document["details"]
+    facts = (
+        ("entry", f"{document['number']}, {moment(document['time'])}"),
+        ("round", f"{document['round']}, run {details.get('run', '-')}, {details.get('message_type', '-')}"),
+        ("payload", f"{document['payload_bytes']} bytes, SHA-256 {document['payload_sha256'][:32]}..."),
+        ("norm", f"{document['norm']:.4g}, {'shortened' if document['clipped'] else 'kept'}"),
+        ("noise", f"deviation {details.get('noise', 0):g}"),
+    )
+    metrics = tuple((name, f"{value:g}") for name, value in details.get("metrics", {}).items())
+    return [
+        Table("", ("", ""), facts), Table("metrics", ("name", ">left as"), metrics),
+        _bits(details.get("bits", {})),
+    ]  # fmt: skip
+
+
+def _bits(bits: Mapping[str, float | None]) -> Table:
+    rows = tuple((way, _bound(count)) for way, count in bits.items())
+    return Table("bits that an app can have chosen, at the most", ("way", ">bits"), rows)
+
+
+def _bound(value: float | None) -> str:
+    return "no bound" if value is None else f"{value:.4g}"
 
 
 def checks(found: Sequence[Mapping[str, Any]]) -> list[Table]:

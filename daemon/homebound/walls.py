@@ -8,9 +8,9 @@ settings, kernel. Source: bpf-cgroup(7), cgroup-v2.rst, mount(8).
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ from typing import Any
 from homebound import instance, resolve
 from homebound.errors import HomeboundError, PermissionMissing, ServiceUnavailable
 from homebound.events import Role, Side
-from homebound.instance import BPF_FILE_SYSTEM, ROLES, Instance
-from homebound.kernel import cgroups, features
+from homebound.instance import ROLES, Instance
+from homebound.kernel import bpf, bpffs, cgroups, features
 from homebound.kernel.probes import Probes
 from homebound.settings import Settings
 
@@ -41,7 +41,7 @@ class Walls:
     place: Instance
     probes: Probes
     listener: socket.socket
-    mounted: bool
+    pinboard: bpffs.Hold
     no_swap: bool
     dial: str = ""
 
@@ -53,7 +53,8 @@ class Walls:
         host, port = self.config.federation.host, self.config.federation.port
         try:
             with self._asking(host):
-                found = resolve.addresses(host)
+                # A SuperLink listens on IPv4 unless told otherwise, and Debian's localhost is ::1 first.
+                found = sorted(resolve.addresses(host), key="::1".__eq__)
         except ServiceUnavailable:
             return ""
         if self.dial and self.dial not in found:
@@ -100,16 +101,22 @@ class Walls:
         """Take the programs off and give back what was made."""
         self.listener.close()
         self.probes.remove()
-        with suppress(OSError):  # another device of this host has pins there
-            self.place.pins.parent.rmdir()
-        if self.mounted and not any(BPF_FILE_SYSTEM.iterdir()):
-            subprocess.run(["umount", str(BPF_FILE_SYSTEM)], check=False)
+        _give_back(self.place, self.pinboard)
 
 
 def build(config: Settings, place: Instance) -> Walls:
     """Cgroups, then programs, then ourselves in our own cgroup. Raises HomeboundError if one fails."""
-    mounted = _mount_bpf()
-    instance.make_tree(place)
+    _require_bpf()
+    pinboard = bpffs.hold()
+    try:
+        instance.make_tree(place)
+        return _build(config, place, pinboard)
+    except BaseException:
+        _give_back(place, pinboard)
+        raise
+
+
+def _build(config: Settings, place: Instance, pinboard: bpffs.Hold) -> Walls:
     role_cgroups = {role: place.cgroup(role) for role in ROLES}
     loaded = Probes.load(
         objects=OBJECTS,
@@ -131,22 +138,31 @@ def build(config: Settings, place: Instance) -> Walls:
     except BaseException:
         loaded.remove()
         raise
-    return Walls(config, place, loaded, listener, mounted, no_swap)
+    return Walls(config, place, loaded, listener, pinboard, no_swap)
 
 
-def _mount_bpf() -> bool:
-    """Mount the BPF file system where systemd would; whether it was us."""
-    if os.path.ismount(BPF_FILE_SYSTEM):
-        return False
-    done = subprocess.run(
-        ["mount", "-t", "bpf", "bpf", str(BPF_FILE_SYSTEM)], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
+def _require_bpf() -> None:
+    """Before anything is made, since what libbpf says of a kernel that refuses it all is long and unclear."""
+    try:
+        os.close(bpf.create_array())
+    except PermissionError as error:
         raise PermissionMissing(
-            f"the BPF file system cannot be mounted at {BPF_FILE_SYSTEM}: {done.stderr.strip()}",
+            f"this kernel refuses BPF: {os.strerror(error.errno or errno.EPERM)}",
             "run as root on the host, or in a container with the rights that docs/install.md lists",
-        )
-    return True
+        ) from error
+    except OSError as error:
+        raise ServiceUnavailable(
+            f"this kernel has no BPF: {os.strerror(error.errno or errno.ENOSYS)}",
+            "boot one with CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF; `homebound doctor` names all it needs",
+        ) from error
+
+
+def _give_back(place: Instance, pinboard: bpffs.Hold) -> None:
+    """Remove the folders of the pins as far as nothing is in them, and let go of the file system."""
+    for folder in (place.pins, place.pins.parent):
+        with suppress(OSError):  # an earlier run, or another device of this host, has pins there
+            folder.rmdir()
+    pinboard.release()
 
 
 def _require_all(loaded: Probes) -> None:
@@ -204,6 +220,7 @@ def watcher_document(config: Settings, numbers: Mapping[str, int]) -> dict[str, 
         "cgroups": groups,
         "listen_fd": numbers["listen"],
         "features": kernel_features(),
+        "canary_interval_seconds": config.canary.interval_seconds,
     }
 
 

@@ -2,9 +2,9 @@
 """The watcher: events and counters -> policy -> metrics, verdicts and, if need be, a frozen trainer.
 
 A process without any right of its own: maps, cgroup files, the listening socket and the link to the
-supervisor are handed-over descriptors. It sees no data. If the supervisor is gone it freezes the trainer
-and ends. May import: accounts, control, endpoint, errors, events, metrics, policy, readings, sightings,
-kernel.maps, kernel.usage.
+supervisor are handed-over descriptors. It sees no data. If the supervisor is gone it ends the trainer
+and itself. May import: accounts, control, endpoint, errors, events, metrics, page, policy, readings,
+sightings, spending, kernel.maps, kernel.usage.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 
-from homebound import __version__, accounts, control, endpoint, policy, readings
+from homebound import __version__, accounts, control, endpoint, page, policy, readings, spending
 from homebound.errors import InternalError
 from homebound.events import Event
 from homebound.kernel.maps import EventStream
@@ -69,6 +69,7 @@ class Handed:
     cgroups: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     features: Mapping[str, bool] = field(default_factory=dict)
     revision: str = ""
+    canary_interval_seconds: float = 0.0
 
 
 def parse(text: str) -> Handed:
@@ -96,7 +97,7 @@ class Watcher:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._mode = handed.mode
+        self._name, self._mode = handed.name, handed.mode
         self._link = link
         self._link.setblocking(False)
         self._stream = stream
@@ -125,6 +126,7 @@ class Watcher:
         )
         self._metrics.set("homebound_build_info", 1, __version__, handed.revision)
         self._metrics.set("homebound_enforce", handed.mode == "enforce")
+        self._metrics.set("homebound_canary_interval_seconds", handed.canary_interval_seconds)
         for feature, there in handed.features.items():
             self._metrics.set("homebound_kernel_feature", bool(there), feature)
 
@@ -132,23 +134,28 @@ class Watcher:
         """Whether the main loop turns. Called from the server's threads."""
         return self._clock() - self._alive < HEALTH_SECONDS
 
+    def glance(self) -> page.Glance:
+        """What the page shows besides the metrics. Called from the server's threads."""
+        return page.Glance(self._name, self._accounts.tasks, self._recent.copy())
+
     def run(self, ring_fd: int) -> None:
         """Until the supervisor says stop. ``ring_fd`` is readable when the stream has events.
 
         Raises ControlClosed when the supervisor is gone, OSError when the counters cannot be read. However
-        it ends other than by stop, the trainer is frozen.
+        it ends other than by stop, the trainer is frozen and killed.
         """
         stopped = False
         try:
             stopped = self._turn_until_stop(ring_fd)
         finally:
             if not stopped:
-                self.freeze()
+                self.end_trainer()
 
-    def freeze(self) -> None:
-        """Freeze every role that can be: the trainer."""
+    def end_trainer(self) -> None:
+        """Freeze every role that can be (the trainer), then kill it: nobody would ever thaw it."""
         for files in self._cgroups.values():
             files.freeze()
+            files.kill()
 
     def _turn_until_stop(self, ring_fd: int) -> bool:
         look_at = beat_at = drain_at = self._clock()
@@ -216,7 +223,9 @@ class Watcher:
             return
         if verdict.enforced:
             self._stop(verdict)
-        self._metrics.add("homebound_violations_total", verdict.rule, by=verdict.violations)
+        self._metrics.add(
+            "homebound_violations_total", verdict.role.label, verdict.rule, by=verdict.violations
+        )
         if verdict.rule == "unaccounted":
             self._metrics.add("homebound_transmit_unaccounted_bytes_total", by=verdict.count)
         key = (verdict.role.label, verdict.rule)
@@ -274,6 +283,11 @@ class Watcher:
             for wall, held in report["walls"].items():
                 if wall in WALLS:
                     self._metrics.set("homebound_wall_active", held is True, wall)
+        elif kind == "training_stopped":
+            self._metrics.set("homebound_training_stopped", report.get("stopped") is True)
+        elif kind == "ledger":
+            for name, value, labels in spending.readings(report):
+                self._metrics.set(name, value, *labels)
         elif kind == "canary":
             self._judge_canary(report)
         else:
@@ -364,11 +378,16 @@ def main(words: Sequence[str] | None = None) -> int:
         with EventStream(ring) as stream:
             counters = readings.MapCounters(handed.maps)
             watcher = Watcher(handed, link, counters, stream, cgroups, registry)
-            routes = endpoint.route(application(registry), watcher.healthy)
+            routes = endpoint.route(
+                application(registry),
+                watcher.healthy,
+                lambda: page.render(page.Samples(registry.collect()), watcher.glance(), time.time()),
+                page.HEADERS,
+            )
             endpoint.serve(socket.socket(fileno=handed.listen_fd), routes)
             watcher.run(ring)
     except control.ControlClosed as error:
-        sys.stderr.write(f"homebound watcher: {error.message}; the trainer is frozen\n")
+        sys.stderr.write(f"homebound watcher: {error.message}; the trainer is ended\n")
         return 1
     except OSError as error:
         sys.stderr.write(f"homebound watcher: cannot read the kernel's counters: {error.strerror}\n")

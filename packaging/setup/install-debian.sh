@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Install the Debian packages that homebound needs and that are missing; nothing else.
+# Install the Debian packages that homebound needs and that are missing, and those that are named as arguments.
 # Asks dpkg first, so that a second run needs neither root nor a network. Debian 12 and 13 have all of
 # these names.
 set -euo pipefail
@@ -9,16 +9,23 @@ packages=(
 	bpftool         # reads the type information of the built objects; the tests look at programs with it
 	bubblewrap      # the namespaces of a role
 	clang           # builds the BPF objects; brings the C headers (libc6-dev, linux-libc-dev)
+	dbus            # the tests boot a systemd of their own
+	groff-base      # they look at the man pages
 	iproute2        # network namespaces of the tests
 	libbpf-dev      # bpf_helpers.h for the BPF objects
 	libbpf1         # loads them
 	libseccomp2     # system call filters
 	make
+	openssl # a key for the tests
+	prometheus              # the tests run it, and promtool checks the rules
+	prometheus-alertmanager # the same, and amtool
 	python3
 	python3-bpfcc   # the other loader, which compiles on the host
 	python3-systemd # journal and readiness
 	python3-venv
+	systemd    # the tests run the service under it
 	util-linux # unshare, nsenter, mount
+	"$@"
 )
 
 refuse() {

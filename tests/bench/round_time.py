@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import mean
 
 from federation.device import Device, Task
-from homebound.demo.superlink import Operator, SuperLink, bundle, make_superlink
+from homebound.demo.superlink import App, Operator, SuperLink, bundle, make_superlink
 from homebound.records import Records
 from homebound.trainer import app
 
@@ -71,8 +71,19 @@ def measure(folder: Path, link: SuperLink) -> None:
         for i, trainer in enumerate(trainers)
     ]
     timed("gateways start and connect", lambda: start(devices))
+    try:
+        play(link, example, devices, trainers, folder / "results.jsonl")
+        print_idle(devices[0])
+    finally:
+        for device in devices:
+            device.stop()
+
+
+def play(
+    link: SuperLink, example: App, devices: Sequence[Device], trainers: Sequence[Trainer], results: Path
+) -> None:
+    """One run, and where its time went."""
     operator = Operator(link)
-    results = folder / "results.jsonl"
     began, wall = time.monotonic(), time.time()
     run = operator.start(example, {"num-server-rounds": ROUNDS, "results": str(results)})
     state = operator.wait(run, 120)
@@ -86,9 +97,6 @@ def measure(folder: Path, link: SuperLink) -> None:
     print(f"  ServerApp ends                                        {ended - began - times[-1]:7.2f} s")
     print_tasks(devices, trainers)
     print_bytes(devices)
-    print_idle(devices[0])
-    for device in devices:
-        device.stop()
 
 
 def start(devices: Sequence[Device]) -> None:

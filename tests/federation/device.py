@@ -70,7 +70,8 @@ class Device:
         control_end.close()
         guard_end.close()
         os.close(settings_end)
-        self._threads = [threading.Thread(target=work) for work in (self._listen, self._judge)]
+        # Daemons, so that a test that fails ends: with this process the links close, and so does the gateway.
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._listen, self._judge)]
         for thread in self._threads:
             thread.start()
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import signal
@@ -26,12 +25,7 @@ from kernel.rig import Device, child, in_child
 pytestmark = pytest.mark.root
 
 SHOTS = 23
-LINK_DETACH = 34
 LEVEL = 2
-
-
-class _Link(ctypes.Structure):
-    _fields_ = (("fd", ctypes.c_uint32),)
 
 
 def may_make_a_socket() -> bool:
@@ -145,7 +139,8 @@ def test_restart_opens_no_window(make_device: MakeDevice, objects: Path) -> None
 def test_a_detached_program_is_told(device: Device) -> None:
     """Somebody with the right to do so detaches a program: the state says it at once."""
     link = device.probes.programs_open["hb_egress"][1]
-    bpf.call(LINK_DETACH, _Link(link))
+    assert bpf.detach_link(link)
+    assert not bpf.detach_link(device.probes.programs_open["hb_syscall_exit"][1])  # not on a cgroup
     states = {state.name: state for state in device.probes.programs()}
     assert not states["hb_egress"].attached
     assert "detached" in states["hb_egress"].reason

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import py_compile
 import select
 import sys
 import time
@@ -174,3 +175,23 @@ def test_each_filter_is_a_classic_bpf_program(profile: seccomp.Profile) -> None:
     os.close(fd)
     assert size % 8 == 0
     assert 8 * 50 < size < 8 * 4096  # BPF_MAXINSNS
+
+
+def test_stale_bytecode_of_the_app_is_not_run(cgroup: Cgroup, tmp_path: Path) -> None:
+    """The approved hash knows sources alone, so a compiled file beside them must be invisible."""
+    tmp_path.chmod(0o755)
+    source = tmp_path / "told.py"
+    source.write_text("print('other code')\n")
+    py_compile.compile(str(source), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    source.write_text("print('approved code')\n")
+    app = Bind(str(tmp_path), "/app")
+    binds, environment = (*view().binds, app), {"PYTHONPATH": f"{PACKAGE}:/app"}
+    execute = (*view().execute, "/app")
+    masked = view(binds=binds, environment=environment, execute=execute, masks=("/app/__pycache__",))
+    unmasked = replace(masked, masks=())
+    assert finish(*start(cgroup, words_for(masked, "timeit", "-n1", "-r1", "import told"))).startswith(
+        b"approved"
+    )
+    assert finish(*start(cgroup, words_for(unmasked, "timeit", "-n1", "-r1", "import told"))).startswith(
+        b"other"
+    )

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +23,15 @@ def network() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """One that every user may come through; pytest's own are for root alone, and it sees to that."""
+    with tempfile.TemporaryDirectory(prefix="homebound-test-", dir="/var/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
 def report() -> Report:
     """Every channel, tried once in the canary's sandbox; receivers and controls are in a namespace apart."""
     with fresh_network(), device(USERS_BASE) as made:

@@ -17,8 +17,11 @@ from homebound.leaktest.target import Target
 pytestmark = pytest.mark.root
 
 # A kernel without the family or the call; io_uring can also be switched off for everybody (EPERM).
-ABSENT = re.compile(r"EAFNOSUPPORT|EPROTONOSUPPORT|ENOSYS|ring EPERM")
-NOT_CHANNELS = {"__init__", "attempts", "device", "judge", "receiver", "run", "target"}
+# Swap is a host's choice, too; where there is none, nothing goes there.
+ABSENT = re.compile(r"EAFNOSUPPORT|EPROTONOSUPPORT|ENOSYS|ring EPERM|this host has no|asked ENOSPC")
+NOT_CHANNELS = set(
+    "__init__ attempts device elsewhere judge nodes receiver run target victim without".split()
+)
 SILENT_TOKEN = "0" * 32
 
 
@@ -34,9 +37,9 @@ def test_every_channel_file_is_in_the_list() -> None:
 @pytest.mark.usefixtures("network")
 def test_the_token_arrives_outside(channel: Channel) -> None:
     with receivers([channel]) as heard:
-        assert not heard.missing, heard.missing
-        controls = run_controls(heard.open)
-        assert not heard.open[channel.NAME].holds(SILENT_TOKEN), "the receiver hears what nobody sent"
+        controls = {**run_controls(heard.open), **heard.missing}
+        deaf = channel.NAME not in heard.open or not heard.open[channel.NAME].holds(SILENT_TOKEN)
+        assert deaf, "the receiver hears what nobody sent"
     control = controls[channel.NAME]
     print(f"{channel.NAME}: {control.reason}")
     if not control.passed and ABSENT.search(control.reason):

@@ -7,8 +7,9 @@ import itertools
 from pathlib import Path
 
 from homebound import ledger
+from homebound.chain import Entry, Fault, Head
 from homebound.errors import HomeboundError
-from homebound.ledger import Entry, Fault, Head, LedgerWriter
+from homebound.ledger import LedgerWriter
 
 COUNT = 23
 

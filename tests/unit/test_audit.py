@@ -25,7 +25,7 @@ GOOD = Facts(
     seccomp=2,
     namespaces=dict.fromkeys(audit.NAMESPACES, 2),
     descriptors={0: "/dev/null", 1: "pipe:[1]", 2: "pipe:[1]", 3: "socket:[5]", 4: "/memfd:x (deleted)"},
-    core_limit=0,
+    core_limit=1,
     program="/usr/bin/python3",
 )
 
@@ -51,6 +51,7 @@ def test_a_role_behind_all_walls_has_no_fault() -> None:
         ({"descriptors": {**GOOD.descriptors, 7: "pipe:[77]"}}, "no-inherited-fd"),
         ({"descriptors": {**GOOD.descriptors, 7: "/dev/sda"}}, "no-inherited-fd"),
         ({"core_limit": -1}, "no-core-dump"),
+        ({"core_limit": 0}, "no-core-dump"),  # a program that takes dumps would get them
     ],
 )
 def test_a_missing_wall_is_named(change: dict[str, object], wall: str) -> None:

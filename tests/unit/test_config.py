@@ -127,6 +127,12 @@ def test_drop_ins_of_vendor_and_administrator_share_one_order(places: Places) ->
     assert load(None, places).metrics.port == 60
 
 
+def test_what_is_missing_is_to_be_added_to_the_administrators_file(places: Places) -> None:
+    (places.vendor / "homebound.toml").write_text("[federation]\n[data]\n")
+    (places.etc / "homebound.toml").write_text("")
+    assert {problem.file for problem in problems(places)} == {str(places.etc / "homebound.toml")}
+
+
 def test_a_file_of_the_same_name_hides_the_vendors(places: Places) -> None:
     (places.vendor / "conf.d" / "60-c.toml").write_text("metrics.port = 60\nmode = 'observe'")
     add(places, "metrics.port = 61", "60-c.toml")

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
 
+HEADERS = (("Content-Type", "text/html; charset=utf-8"), ("Content-Security-Policy", "default-src 'none'"))
+
+
 class Health:
     """What /healthz asks."""
 
@@ -50,7 +53,9 @@ def server(request: pytest.FixtureRequest, health: Health) -> Iterator[tuple[str
     family = socket.AF_INET6 if ":" in request.param else socket.AF_INET
     listener = listen(family, request.param)
     host, port = listener.getsockname()[:2]
-    serving = endpoint.serve(listener, endpoint.route(page, health), shutdown_seconds=0.02)
+    serving = endpoint.serve(
+        listener, endpoint.route(page, health, lambda: b"<p>23</p>", HEADERS), shutdown_seconds=0.02
+    )
     yield host, port
     serving.shutdown()
     listener.close()
@@ -71,8 +76,19 @@ def test_paths_and_methods(server: tuple[str, int], health: Health) -> None:
     assert ask(server, "GET", "/healthz") == (200, b"ok\n")
     health.good = False
     assert ask(server, "GET", "/healthz")[0] == 503
-    assert ask(server, "GET", "/")[0] == 404
+    assert ask(server, "GET", "/") == (200, b"<p>23</p>")
+    assert ask(server, "HEAD", "/") == (200, b"")
+    assert ask(server, "GET", "/other")[0] == 404
     assert ask(server, "POST", "/metrics")[0] == 405
+
+
+def test_the_page_comes_with_its_headers(server: tuple[str, int]) -> None:
+    connection = http.client.HTTPConnection(*server, timeout=10)
+    connection.request("GET", "/")
+    answer = connection.getresponse()
+    assert answer.read() == b"<p>23</p>"
+    assert set(HEADERS) <= set(answer.getheaders())
+    connection.close()
 
 
 def test_silent_connections_do_not_shut_others_out(server: tuple[str, int]) -> None:
@@ -105,7 +121,7 @@ def test_it_makes_no_socket_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
             super().__init__(fileno=fileno) if fileno is not None else super().__init__()
 
     monkeypatch.setattr(socket, "socket", Counting)
-    server = endpoint._Server(listener, endpoint.route(page, Health()))
+    server = endpoint._Server(listener, endpoint.route(page, Health(), lambda: b"", HEADERS))
     assert made == []
     server.server_close()
     socket.socket().close()

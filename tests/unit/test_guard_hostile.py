@@ -52,15 +52,11 @@ def secret_metric(link: socket.socket) -> None:
     write(link, "update", {"task": "t1"}, MODEL + metrics(secret=1))
 
 
-def app_failed(link: socket.socket) -> None:
-    write(link, "failed", {"task": "t1", "code": "app_failed"})
-
-
 @pytest.mark.parametrize(
     ("hostile", "code"),
     [
         (nan, "not_finite"), (wrong_shape, "schema"), (extra_key, "schema"), (wrong_dtype, "schema"),
-        (secret_metric, "metric_not_allowed"), (app_failed, "app_failed"),
+        (secret_metric, "metric_not_allowed"),
     ],
 )  # fmt: skip
 def test_a_wrong_answer_is_refused_and_the_trainer_stays(

@@ -50,7 +50,16 @@ def test_a_round(tmp_path: Path) -> None:
         assert (entry.number, entry.kind, entry.task, entry.round) == (told["entry"], "release", "t1", 1)
         assert (entry.payload_sha256, entry.payload_bytes) == (told["sha256"], told["payload_bytes"])
         assert (entry.norm, entry.clipped) == (told["norm"], 0)
-        assert json.loads(entry.details) == {"message_type": "train", "run": "r1"}
+        details = json.loads(entry.details)
+        assert details.pop("bits") == {"weights": None, "metrics": 6.9, "counters": 0.0}
+        assert details == {
+            "message_type": "train",
+            "run": "r1",
+            "cost": None,
+            "noise": 0.0,
+            "clip_norm": 2.0,
+            "metrics": {"num-examples": 640},
+        }
         honest_round(guard, link)
         guard.tell({"type": "stop"})
         assert guard.process.wait(STOP_SECONDS + 10) == 0
@@ -150,6 +159,16 @@ def test_the_app_does_not_load(tmp_path: Path) -> None:
         write(link, "failed", {"task": "", "code": "app_not_loaded"})
         assert guard.hear("trainer_failed")["code"] == "app_not_loaded"
         guard.refusal("app_not_loaded")
+        honest_round(guard)
+
+
+def test_an_app_that_failed_costs_the_trainer(tmp_path: Path) -> None:
+    with rig(tmp_path, **EXACT) as guard:
+        link = guard.begin(MODEL)
+        write(link, "failed", {"task": "t1", "code": "app_failed"})
+        assert guard.hear("trainer_failed")["code"] == "app_failed"
+        guard.refusal("app_failed")
+        guard.tell({"type": "trainer_gone"})
         honest_round(guard)
 
 

@@ -27,7 +27,7 @@ COUNTER = np.asarray(7, np.int64)
 MODEL = model(W, B, COUNTER)
 HONEST = model(W + np.float32(0.25), B, COUNTER + 23) + metrics(num_examples=718, loss=0.12345)
 # A grid of 2^-9: 0.25 is on it, so that without noise and clipping a change comes back exactly.
-EXACT = GuardSettings(clip_norm=2.0, noise_multiplier=0.0, quantum_bits=10)
+EXACT = GuardSettings(clip_norm=2.0, noise_multiplier=0.0, quantum_bits=10, min_examples=0)
 
 
 def task(records: Records = MODEL, kind: str = "train") -> Task:
@@ -55,7 +55,7 @@ def test_an_honest_update_leaves() -> None:
     assert np.array_equal(w, W + np.float32(0.25))
     assert np.array_equal(b, B)
     assert (counter.item(), counter.dtype) == (30, np.int64)
-    assert found.records[1].values == (0.12, 710)
+    assert found.records[1].values == (0.12, 640)
     assert (found.norm, found.clipped) == (pytest.approx(math.sqrt(6) / 4), False)
 
 
@@ -68,7 +68,7 @@ def test_a_large_change_is_clipped() -> None:
 
 
 def test_a_zero_update_leaves_as_noise_alone() -> None:
-    noisy = GuardSettings(clip_norm=1.0, noise_multiplier=0.5)
+    noisy = GuardSettings(clip_norm=1.0, noise_multiplier=0.5, min_examples=0)
     found = release.decide(task(), MODEL, noisy, privacy.gaussian)
     assert isinstance(found, Release)
     assert (found.norm, found.clipped) == (0.0, False)
@@ -79,7 +79,7 @@ def test_a_zero_update_leaves_as_noise_alone() -> None:
 @pytest.mark.parametrize("kind", ["evaluate", "query"])
 def test_other_tasks_are_answered_with_metrics_alone(kind: str) -> None:
     found = decided(metrics("anything", accuracy=0.98765, num_examples=360), kind)
-    assert found.records == (Record("metrics", "metrics", ("accuracy", "num-examples"), (0.99, 360)),)
+    assert found.records == (Record("metrics", "metrics", ("accuracy", "num-examples"), (0.99, 320)),)
     assert (found.norm, found.clipped) == (0.0, False)
     assert refused(MODEL, kind) is RefusalCode.SCHEMA
 

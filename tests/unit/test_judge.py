@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
 
+from conftest import ROOT
 from homebound.events import Rule
-from homebound.leaktest import attempts, file_outside, foreign_fd, icmp, io_uring, packet, tcp, udp, vsock
+from homebound.leaktest import attempts, core_dump, signals, tcp, tun, vsock
 from homebound.leaktest.attempts import CHANNELS, Channel
+from homebound.leaktest.elsewhere import ALL, HELD_ELSEWHERE, Elsewhere
 from homebound.leaktest.judge import (
     Control,
     Denial,
@@ -24,7 +27,7 @@ from homebound.leaktest.judge import (
     wall_of,
     walls_tried,
 )
-from homebound.leaktest.run import Report, select_channels, verdict
+from homebound.leaktest.run import Report, choose, verdict
 
 PASSED = Control(passed=True, reason="sent")
 FAILED = Control(passed=False, reason="no such family (EAFNOSUPPORT)")
@@ -119,23 +122,62 @@ def test_no_answer_or_no_errno_is_unclear(result: Result | None) -> None:
     ],
 )
 def test_the_wall_is_told_by_rule_and_errno(rule: Rule, error: str, wall: str) -> None:
-    assert wall_of(error, [rule], SEALED) == wall
+    assert wall_of(error, [rule], SEALED, tcp.WALLS) == wall
 
 
 def test_eperm_of_a_missing_capability_is_not_the_filters() -> None:
-    assert wall_of("EPERM", [Rule.SOCKET_PACKET], UNFILTERED) == "users"
-    assert wall_of("EPERM", [Rule.IO_URING], UNFILTERED) == "users"
+    assert wall_of("EPERM", [Rule.SOCKET_PACKET], UNFILTERED, tcp.WALLS) == "users"
+    assert wall_of("EPERM", [Rule.IO_URING], UNFILTERED, tcp.WALLS) == "users"
     # A filter of somebody else's that lets socket() pass did not refuse the packet socket.
-    assert wall_of("EPERM", [Rule.SOCKET_PACKET], replace(SEALED, socket_refused=False)) == "users"
-    assert wall_of("EPERM", [], replace(UNFILTERED, capabilities=1)) == ""
+    assert wall_of("EPERM", [Rule.SOCKET_PACKET], replace(SEALED, socket_refused=False), tcp.WALLS) == "users"
+    assert wall_of("EPERM", [], replace(UNFILTERED, capabilities=1), vsock.WALLS) == ""
+    assert wall_of("EPERM", [], replace(UNFILTERED, capabilities=1), tcp.WALLS) == "landlock"
 
 
 def test_the_wall_is_told_without_any_counter() -> None:
-    assert wall_of("ECONNREFUSED", [], UNFILTERED) == "namespaces"
-    assert wall_of("ENETUNREACH", [], UNFILTERED) == "namespaces"
-    assert wall_of("EPERM", [], SEALED) == "seccomp"
-    assert wall_of("EBADF", [], SEALED) == "no-inherited-fd"
-    assert wall_of("EINTR", [], SEALED) == ""
+    assert wall_of("ECONNREFUSED", [], UNFILTERED, tcp.WALLS) == "namespaces"
+    assert wall_of("ENETUNREACH", [], UNFILTERED, tcp.WALLS) == "namespaces"
+    assert wall_of("EPERM", [], SEALED, tcp.WALLS) == "seccomp"
+    assert wall_of("EBADF", [], SEALED, tcp.WALLS) == "no-inherited-fd"
+    assert wall_of("EINTR", [], SEALED, tcp.WALLS) == ""
+    assert wall_of("SIGSYS", [], SEALED, tcp.WALLS) == "seccomp"
+    assert wall_of("EACCES", [], replace(SEALED, landlock=False), tun.WALLS) == "users"
+
+
+def test_the_filter_is_not_thanked_for_what_it_lets_pass() -> None:
+    """A signal passes the filter; that it met nobody, or somebody of another user, was another wall."""
+    assert wall_of("ESRCH", [], SEALED, signals.WALLS) == "namespaces"
+    assert wall_of("EPERM", [], SEALED, signals.WALLS) == "users"
+
+
+def test_what_does_not_happen_was_held_by_the_only_wall_there_is() -> None:
+    assert wall_of("EFBIG", [], SEALED, core_dump.WALLS) == "no-core-dump"
+    assert wall_of("EAFNOSUPPORT", [], SEALED, vsock.WALLS) == ""
+
+
+def test_bytes_that_a_lonely_loopback_took_went_nowhere() -> None:
+    sent = replace(REFUSED, sent=True, errno="", detail="IPv4 sent")
+    alone = replace(UNFILTERED, links=0)
+    held = outcome_of(result=sent, facts=alone)
+    assert (held.out, held.blocked, held.wall) == (False, True, "namespaces")
+    for other in (replace(alone, links=1), replace(alone, links=-1), None):
+        assert outcome_of(result=sent, facts=other).out
+    assert outcome_of(result=sent, facts=alone, arrived=True).out
+    assert outcome_of(vsock, replace(sent, name="vsock"), facts=alone).out
+
+
+def test_programs_that_observe_hold_nothing() -> None:
+    evidence = Evidence(
+        results=[replace(REFUSED, errno="ECONNREFUSED")],
+        arrived={},
+        controls={"tcp": PASSED},
+        denials=(Denial(1500, Rule.SOCK_CREATE),),
+        deltas={Rule.SOCK_CREATE: 1},
+        facts=UNFILTERED,
+        enforced=False,
+    )
+    (outcome,) = judge([tcp], evidence)
+    assert (outcome.wall, outcome.counted) == ("namespaces", 'denied{rule="sock_create"}')
 
 
 def test_a_bpf_denial_beats_the_call_that_reports_it() -> None:
@@ -174,9 +216,10 @@ def test_outcomes_keep_the_order_of_the_channels() -> None:
 
 
 def test_every_rule_of_a_channel_is_a_rule_of_the_kernel() -> None:
-    for channel in (*CHANNELS, icmp, udp, packet, vsock, io_uring, file_outside, foreign_fd):
-        assert channel.RULES
-        assert {Rule[name.upper()] for name in channel.RULES}
+    for channel in CHANNELS:
+        assert len({Rule[name.upper()] for name in channel.RULES}) == len(channel.RULES)
+    # Nothing is refused there: a signal finds nobody, and a core or a page is not written.
+    assert {channel.NAME for channel in CHANNELS if not channel.RULES} == {"signals", "core_dump", "swap"}
 
 
 def test_lines_are_read_back_as_they_were_written() -> None:
@@ -222,7 +265,7 @@ def test_the_exit_status_follows_the_worst_channel() -> None:
 def test_the_report_is_json_and_a_table() -> None:
     report = Report(kernel="6.1", channels=(outcome_of(),), walls={"seccomp": True})
     document = json.loads(json.dumps(report.as_json()))
-    assert set(document) == {"schema", "kernel", "channels", "walls", "out"}
+    assert set(document) == {"schema", "kernel", "channels", "walls", "without", "elsewhere", "out"}
     assert set(document["channels"][0]) == {
         *("number", "name", "out", "blocked", "wall", "counted", "control", "reason"),
     }
@@ -235,9 +278,35 @@ def test_walls_are_those_that_were_tried() -> None:
     assert walls_tried([], None) == {}
 
 
-def test_channels_are_selected_by_number() -> None:
-    assert [channel.NAME for channel in select_channels([9, 1])] == ["tcp", "vsock"]
-    assert select_channels([]) == CHANNELS
-    with pytest.raises(Exception, match="there is no attempt for channel 99") as caught:
-        select_channels([99])
+def test_channels_are_chosen_by_number() -> None:
+    channels, elsewhere = choose([9, 49, 1])
+    assert [channel.NAME for channel in channels] == ["tcp", "vsock"]
+    assert [row.number for row in elsewhere] == [49]
+    assert choose([]) == (CHANNELS, HELD_ELSEWHERE)
+    with pytest.raises(Exception, match="there is no way out of number 52") as caught:
+        choose([52])
     assert caught.value.exit_status == 2  # type: ignore[attr-defined]
+
+
+def test_every_way_out_of_the_list_is_tried_or_held_elsewhere() -> None:
+    tried = [channel.NUMBER for channel in CHANNELS]
+    elsewhere = [row.number for row in HELD_ELSEWHERE]
+    assert sorted(tried + elsewhere) == list(ALL) == list(range(1, 52))
+
+
+@pytest.mark.parametrize("row", HELD_ELSEWHERE, ids=lambda row: str(row.number))
+def test_what_is_held_elsewhere_names_its_proof(row: Elsewhere) -> None:
+    """A test that is there, or a paragraph that names the number."""
+    file, _, name = row.proof.partition("::")
+    text = (ROOT / file).read_text()
+    assert f"def {name}(" in text if name else re.search(rf"^- \*\*{row.number}, ", text, re.MULTILINE)
+
+
+def test_every_fault_of_others_has_a_test_that_is_there() -> None:
+    page = (ROOT / "docs/leaks.md").read_text()
+    rows = [line for line in page.partition("## Faults that others had")[2].splitlines() if "::" in line]
+    assert len(rows) > 20
+    for row in rows:
+        match = re.search(r"`([^`]+)::([^`]+)` \|$", row)
+        assert match, row
+        assert f"def {match[2]}(" in (ROOT / match[1]).read_text(), row

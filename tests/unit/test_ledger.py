@@ -16,9 +16,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from homebound import ledger
+from homebound import chain, ledger
+from homebound.chain import COLUMNS, START, Fault, Head
 from homebound.errors import ConfigError, HomeboundError, ViolationPresent
-from homebound.ledger import COLUMNS, START, Fault, Head
 from unit.ledger_rig import COUNT, faults, fill, read, writer_at
 
 EXAMPLES = settings(max_examples=150, deadline=None)
@@ -36,7 +36,8 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def path(original: Path, tmp_path: Path) -> Path:
-    """A copy of it that a test may change."""
+    """A copy of it, with its key, that a test may change."""
+    shutil.copy(original.with_name(ledger.KEY_FILE), tmp_path)
     return Path(shutil.copy(original, tmp_path / ledger.FILE))
 
 
@@ -129,6 +130,8 @@ def test_any_flip_in_any_column_is_found(
     assert found
     if column == "previous":
         assert found[0] == Fault(number, "does not follow the entry before it")
+    elif column == "signature":
+        assert found == (Fault(number, "is not signed by the ledger's key"),)
     elif column != "number":
         assert found[0] == Fault(number, "was changed")
 
@@ -145,6 +148,33 @@ def test_any_flip_in_the_file_is_found_or_changes_nothing(original: Path, data: 
         copy.write_bytes(content)
         if not faults(copy, Head(COUNT, whole[-1].hash)):
             assert read(copy) == whole
+
+
+@EXAMPLES
+@given(st.integers(1, COUNT), st.sampled_from(["norm", "payload_bytes", "details", "task"]))
+def test_hashes_made_anew_fall_by_the_signatures(original: Path, number: int, column: str) -> None:
+    """Whoever can write but has no key changes an entry and mends the whole chain behind it."""
+    changed, previous = [], START
+    for entry in read(original):
+        if entry.number == number:
+            value = getattr(entry, column)
+            change: Any = {column: "{}" if isinstance(value, str) else value + 1}
+            entry = replace(entry, **change)
+        entry = replace(entry, previous=previous)
+        previous = chain.digest(entry)
+        changed.append(replace(entry, hash=previous))
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(shutil.copy(original, folder))
+        rows = [tuple(vars(entry).values()) for entry in changed]
+        places = ",".join("?" * len(COLUMNS))
+        tamper(
+            copy,
+            ("DELETE FROM entries", ()),
+            *((f"INSERT INTO entries VALUES ({places})", row) for row in rows),
+        )
+        assert faults(copy) == tuple(
+            Fault(late, "is not signed by the ledger's key") for late in range(number, COUNT + 1)
+        )
 
 
 def test_a_missing_entry(path: Path) -> None:
@@ -219,7 +249,7 @@ def test_a_ledger_of_a_later_form(path: Path) -> None:
     connection.execute(f"PRAGMA user_version = {ledger.VERSION + 1}")
     connection.close()
     for opened in (ledger.open_reader, writer_at):
-        with pytest.raises(ConfigError, match="has form 2"):
+        with pytest.raises(ConfigError, match=f"has form {ledger.VERSION + 1}"):
             opened(path)
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from homebound.chain import START, Head
 from homebound.errors import HomeboundError
-from homebound.ledger import START, Head
 from unit.ledger_rig import COUNT, faults, fill, read, writer_at
 
 

@@ -66,3 +66,25 @@ def test_observe_excuses_the_programs_alone_and_landlock_is_wanted_not_required(
 def test_what_was_never_tried_holds_nothing() -> None:
     assert not Trials().holds("seccomp")
     assert len(Trials(1.0, 1.0, judge({})).fallen(CONFIG)) > 0
+
+
+def test_state_follows_the_round_and_a_federation_that_stays_away_is_news_once() -> None:
+    life = Life(since=0.0, state="waiting")
+    assert life.hear({"type": "started"})
+    assert life.state == "training"
+    assert life.hear({"type": "refused", "code": "timeout"})
+    assert life.state == "waiting"
+    news = [life.hear({"type": "disconnected", "reason": why}) for why in ("gone", "gone", "unreachable")]
+    assert news == [True, False, True]
+    assert life.hear({"type": "connected"})
+    assert life.hear({"type": "disconnected", "reason": "unreachable"})
+
+
+def test_problem_names_all_troubles_and_a_bar_above_them() -> None:
+    life = Life(since=0.0)
+    life.troubles |= {"guard": "the guard ended", "app": "the app does not load"}
+    assert life.problem == "the guard ended; the app does not load"
+    life.hear({"type": "released"})
+    assert life.problem == "the guard ended"
+    life.barred = "the canary got out"
+    assert life.problem == "the canary got out"

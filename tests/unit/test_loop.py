@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -75,3 +77,34 @@ def test_nothing_to_do_ends_the_turn_in_its_time() -> None:
     begin = time.monotonic()
     Loop(time.monotonic).turn(0.02)
     assert time.monotonic() - begin < 1.0
+
+
+def test_a_step_that_waits_is_moved_or_cancelled() -> None:
+    loop, done = Loop(time.monotonic), []
+    loop.after("moved", 60.0, lambda: done.append("moved"))
+    loop.after("cancelled", 0.0, lambda: done.append("cancelled"))
+    loop.move("moved", 0.0)
+    loop.move("unknown", 0.0)
+    loop.cancel("cancelled")
+    loop.turn(0.01)
+    assert done == ["moved"]
+
+
+def test_each_signal_has_its_step() -> None:
+    loop, done = Loop(time.monotonic), list[signal.Signals]()
+    wanted = (signal.SIGUSR1, signal.SIGUSR2)
+    before = {number: signal.getsignal(number) for number in wanted}
+    try:
+        loop.on_signals({number: partial(done.append, number) for number in wanted})
+        os.kill(os.getpid(), signal.SIGUSR2)
+        loop.turn(0.01)
+        assert done == [signal.SIGUSR2]
+        os.kill(os.getpid(), signal.SIGUSR1)
+        loop.turn(0.01)
+        assert done == [signal.SIGUSR2, signal.SIGUSR1]
+    finally:
+        signal.set_wakeup_fd(-1)
+        for end in loop._wakeup:
+            end.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)

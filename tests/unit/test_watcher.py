@@ -139,8 +139,8 @@ def test_23_refused_attempts_are_23_violations(start: Callable[..., Rig]) -> Non
     assert {key: verdict[key] for key in ("action", "role", "rule", "new", "count", "enforced")} == {
         "action": "deny", "role": "trainer", "rule": "io_uring", "new": 23, "count": 23, "enforced": True,
     }  # fmt: skip
-    assert rig.value("homebound_violations_total", rule="io_uring") == 23
-    assert rig.value("homebound_denied_total", role="trainer", rule="io_uring") == 23
+    assert rig.value("homebound_violations_total", role="trainer", rule="io_uring") == 23
+    assert rig.value("homebound_denied_total", rule="io_uring") == 23
     assert rig.value("homebound_events_total", kind="denied") == 23
     rig.counters.deny(Role.TRAINER, Rule.IO_URING, 2)
     verdict = rig.hear("verdict")
@@ -153,8 +153,9 @@ def test_the_canary_may_try(start: Callable[..., Rig]) -> None:
     rig.counters.deny(Role.CANARY, Rule.CONNECT4, 23)
     rig.counters.deny(Role.TRAINER, Rule.CONNECT6, 1)  # the control: this one is heard
     assert rig.hear("verdict")["rule"] == "connect6"
-    assert rig.value("homebound_violations_total", rule="connect4") == 0
-    assert rig.value("homebound_denied_total", role="canary", rule="connect4") == 23
+    assert rig.value("homebound_violations_total", role="trainer", rule="connect4") == 0
+    assert rig.value("homebound_violations_total", role="trainer", rule="connect6") == 1
+    assert rig.value("homebound_denied_total", rule="connect4") == 23
 
 
 def test_a_byte_of_the_trainer_ends_it(start: Callable[..., Rig]) -> None:
@@ -164,7 +165,7 @@ def test_a_byte_of_the_trainer_ends_it(start: Callable[..., Rig]) -> None:
     assert (verdict["action"], verdict["rule"], verdict["count"]) == ("kill", "transmit", 61)
     assert rig.wrote("cgroup.freeze")
     assert rig.wrote("cgroup.kill")
-    assert rig.value("homebound_violations_total", rule="transmit") == 1
+    assert rig.value("homebound_violations_total", role="trainer", rule="transmit") == 1
     assert rig.value("homebound_transmit_bytes_total", role="trainer") == 61
 
 
@@ -198,12 +199,12 @@ def test_undeclared_bytes_become_a_violation(start: Callable[..., Rig]) -> None:
     assert not rig.wrote("cgroup.freeze")
 
 
-def test_a_lost_link_freezes_the_trainer(start: Callable[..., Rig]) -> None:
+def test_a_lost_link_ends_the_trainer(start: Callable[..., Rig]) -> None:
     rig = start()
     rig.link.close()
     assert isinstance(rig.end(), control.ControlClosed)
     assert rig.wrote("cgroup.freeze")
-    assert not rig.wrote("cgroup.kill")
+    assert rig.wrote("cgroup.kill")
 
 
 def test_a_supervisor_that_does_not_read_is_a_lost_link(start: Callable[..., Rig]) -> None:

@@ -15,11 +15,16 @@ from typing import Any
 from homebound.apptree import tree_sha256
 from homebound.demo.device import Device
 from homebound.events import Rule
-from homebound.leaktest.attempts import CHANNELS
+from homebound.leaktest.attempts import channel_named
 from homebound.leaktest.judge import Denial, Outcome
 from homebound.leaktest.run import TOKEN_BYTES, Tried, conclude, receivers
 from homebound.roster import LINK_FD
 
+# A dozen that a person knows by name; `homebound leaktest` tries the rest.
+DOZEN = (
+    *("tcp", "udp", "dns", "mapped", "icmp", "packet", "vsock"),
+    *("unix_path", "unix_abstract", "io_uring", "file_outside", "foreign_fd"),
+)
 PREFIX = "homebound-leak "
 # What is on its way through loopback or the ring buffer is there long before.
 GRACE_SECONDS = 1.0
@@ -33,7 +38,8 @@ def leak(
     The daemon is left running, so that its metrics can be looked at.
     """
     token = os.urandom(TOKEN_BYTES).hex()
-    with receivers(CHANNELS) as heard:
+    channels = tuple(channel_named(name) for name in DOZEN)
+    with receivers(channels) as heard:
         target = heard.target(token, links=[LINK_FD]).to_json()
         device.stop()
         device.start(app, tree_sha256(app), {"leak-target": target})
@@ -49,7 +55,7 @@ def leak(
             deltas=_deltas(status["denied"].get("trainer", {})),
             prefix=PREFIX,
         )
-        return conclude(CHANNELS, heard, tried).channels, status
+        return conclude(channels, heard, tried).channels, status
 
 
 def _denials(events: Sequence[Mapping[str, Any]]) -> list[Denial]:

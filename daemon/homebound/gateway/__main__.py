@@ -28,6 +28,7 @@ os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 os.environ["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] = "1"
 
 from homebound import control
+from homebound.channel import ChannelClosed
 from homebound.errors import HomeboundError
 from homebound.gateway import app, node
 from homebound.gateway.federation import Federation, endpoint
@@ -95,8 +96,10 @@ def main(words: Sequence[str] | None = None) -> int:
     logging.getLogger("flwr").setLevel(logging.ERROR)
     try:
         build(parser.parse_args(words)).run()
+    except ChannelClosed as error:
+        return error.exit_status  # the guard ended first; the supervisor says so
     except HomeboundError as error:
-        sys.stderr.write(f"gateway: {error}\n")
+        sys.stderr.write(f"homebound: the gateway ends: {error}\n")
         return error.exit_status
     return 0
 

@@ -2,7 +2,7 @@
 """The guard's process: takes its links and settings as descriptors and serves until it is told to stop.
 
 Started by the supervisor as ``python -m homebound.guard``, behind its walls. May import: this room,
-control, ledger, errors.
+control, ledger, signing, errors.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ import time
 from pathlib import Path
 
 from homebound import ledger
+from homebound.channel import ChannelClosed
 from homebound.errors import HomeboundError
 from homebound.guard.app import Guard
+from homebound.guard.books import Books
 from homebound.guard.options import read_options
 from homebound.guard.privacy import gaussian
+from homebound.signing import Signer, read_key
 
 
 def main() -> int:
@@ -28,26 +31,35 @@ def main() -> int:
     parser.add_argument("--gateway", type=int, required=True)
     parser.add_argument("--settings-fd", type=int, required=True)
     parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--key-fd", type=int, help="has the ledger's key, in place of a file of our own")
     arguments = parser.parse_args()
     try:
         with os.fdopen(arguments.settings_fd, "rb") as file:
             options = read_options(file.read())
-        writer = ledger.open_writer(arguments.state / ledger.FILE, time.time)
+        signer = _handed_key(arguments.key_fd) if arguments.key_fd is not None else None
+        writer = ledger.open_writer(arguments.state / ledger.FILE, time.time, signer, options.anchor)
         try:
             Guard(
                 options,
                 socket.socket(fileno=arguments.control),
                 socket.socket(fileno=arguments.gateway),
-                writer,
+                Books(writer, options.guard, time.time),
                 time.monotonic,
                 gaussian,
             ).run()
         finally:
             writer.close()
+    except ChannelClosed as error:
+        return error.exit_status  # the gateway ended first; the supervisor knows whether it was told to
     except HomeboundError as error:
         sys.stderr.write(f"homebound: the guard ends: {error}\n")
         return error.exit_status
     return 0
+
+
+def _handed_key(fd: int) -> Signer:
+    with os.fdopen(fd, "rb") as file:
+        return read_key(file.read(), "the credential that was handed over")
 
 
 if __name__ == "__main__":

@@ -19,13 +19,13 @@ from collections.abc import Callable
 from homebound import channel, control
 from homebound.channel import ChannelClosed, ChannelError, Frame
 from homebound.errors import HomeboundError
-from homebound.guard import release
+from homebound.guard import models, release
+from homebound.guard.books import VERIFY_SECONDS, Books
 from homebound.guard.checks import Refusal
 from homebound.guard.links import Link
 from homebound.guard.options import Options
 from homebound.guard.privacy import Noise
 from homebound.guard.release import Release, Task
-from homebound.ledger import LedgerWriter
 from homebound.records import RefusalCode
 
 # The codes that a trainer may say about itself. Any other word of it is a broken frame.
@@ -55,14 +55,14 @@ class Guard:
         options: Options,
         supervisor: socket.socket,
         gateway: socket.socket,
-        ledger: LedgerWriter,
+        books: Books,
         clock: Callable[[], float],
         noise: Noise,
     ) -> None:
         self._options = options
         self._supervisor = supervisor
         self._gateway = Link(gateway, options.guard.max_update_bytes)
-        self._ledger = ledger
+        self._books = books
         self._clock = clock
         self._noise = noise
         self._trainer: Link | None = None
@@ -72,13 +72,16 @@ class Guard:
         self._pending: Pending | None = None
         self._decision: Release | RefusalCode | None = None
         self._stop_at: float | None = None
+        self._verify_at = clock() + VERIFY_SECONDS
 
     def run(self) -> None:
         """Serve until the supervisor says stop.
 
-        Raises ControlClosed or ChannelError when the supervisor or the gateway ends or breaks the form.
+        Raises ControlClosed or ChannelError when the supervisor or the gateway ends or breaks the form,
+        ViolationPresent when the ledger was changed under our hands.
         """
         self._tell({"type": "ready"})
+        self._tell(self._books.report())
         if self._options.warm:
             self._tell(WANTED)
         while not self._is_done():
@@ -88,6 +91,13 @@ class Guard:
                 self._conclude()
             if self._pending is not None and self._clock() >= self._pending.deadline:
                 self._drop_trainer(RefusalCode.TIMEOUT)
+            if self._pending is None and self._clock() >= self._verify_at:
+                self._verify_books()
+
+    def _verify_books(self) -> None:
+        self._books.verify()
+        self._verify_at = self._clock() + VERIFY_SECONDS
+        self._tell(self._books.report())
 
     def _is_done(self) -> bool:
         if self._stop_at is None:
@@ -103,11 +113,10 @@ class Guard:
             _register(selector, self._gateway, idle, self._on_gateway)
             if self._trainer is not None:
                 _register(selector, self._trainer, True, self._on_trainer)
-            deadlines = [self._stop_at] if self._stop_at is not None else []
-            if self._pending is not None:
-                deadlines.append(self._pending.deadline)
-            timeout = max(0.0, min(deadlines) - self._clock()) if deadlines else None
-            for key, events in selector.select(timeout):
+            deadline = self._verify_at if self._pending is None else self._pending.deadline
+            if self._stop_at is not None:
+                deadline = min(deadline, self._stop_at)
+            for key, events in selector.select(max(0.0, deadline - self._clock())):
                 key.data(events)
 
     # --- supervisor
@@ -148,6 +157,10 @@ class Guard:
         except Refusal as refusal:
             self._refuse(_unread_task(frame), refusal.code)
             return
+        objection = self._object(task)
+        if objection is not None:
+            self._refuse(task, objection)
+            return
         self._tell({"type": "started", "task": task.task, "round": task.round, "kind": task.message_type})
         self._pending = Pending(task, frame, self._clock() + self._options.round_timeout_seconds)
         if self._trainer is None:
@@ -155,16 +168,26 @@ class Guard:
         else:
             self._send_task()
 
+    def _object(self, task: Task) -> RefusalCode | None:
+        """Why the app should not even begin with a task."""
+        if not self._books.affords(task):
+            return RefusalCode.BUDGET
+        try:
+            models.check_model(task.records)
+        except Refusal as refusal:
+            return refusal.code
+        return None
+
     def _refuse(self, task: Task, code: RefusalCode) -> None:
         """Say no to the gateway. That the ledger cannot note it stops nothing: nothing of the app leaves."""
-        details = {"code": code.value, "run": task.run, "message_type": task.message_type}
         try:
-            self._ledger.append("refusal", task.task, task.round, details=details)
+            self._books.refuse(task, code)
         except HomeboundError as error:
             _complain(f"a refusal is not in the ledger: {error}")
         self._pending = None
         self._gateway.queue(Frame("refusal", {"task": task.task, "code": code.value}))
         self._tell({"type": "refused", "task": task.task, "round": task.round, "code": code.value})
+        self._tell(self._books.report())
 
     # --- trainer
 
@@ -219,7 +242,8 @@ class Guard:
         elif not self._is_answer(frame):
             self._drop_trainer(RefusalCode.MALFORMED)
         elif frame.kind == "failed" and code is not None:
-            self._decision = code
+            # What the app left behind (children, a full /tmp, a broken state) must not meet the next round.
+            self._drop_trainer(code)
         elif frame.kind == "update":
             self._judge(frame)
         else:
@@ -237,10 +261,11 @@ class Guard:
         settings = self._options.guard
         try:
             update = release.read_update(frame.header, frame.body, settings.max_update_bytes)
+            counted = release.read_counted(frame.header)
         except Refusal as refusal:
             self._drop_trainer(refusal.code)
             return
-        decision = release.decide(pending.task, update, settings, self._noise)
+        decision = release.decide(pending.task, update, settings, self._noise, counted)
         self._decision = decision.code if isinstance(decision, Refusal) else decision
         # The model has done its duty as schema; a release is as large again.
         pending.task = dataclasses.replace(pending.task, records=())
@@ -267,16 +292,7 @@ class Guard:
     def _release(self, task: Task, decision: Release) -> None:
         payload = release.payload(decision)
         try:
-            entry = self._ledger.append(
-                "release",
-                task.task,
-                task.round,
-                payload_sha256=payload.sha256,
-                payload_bytes=payload.size,
-                norm=decision.norm,
-                clipped=decision.clipped,
-                details={"run": task.run, "message_type": task.message_type},
-            )
+            entry = self._books.release(task, decision, payload)
         except HomeboundError as error:
             _complain(f"no release without an entry: {error}")
             self._refuse(task, RefusalCode.LEDGER)
@@ -286,6 +302,7 @@ class Guard:
         self._gateway.queue(Frame("release", {**facts, "payload": payload.header}, payload.body))
         size = {"payload_bytes": payload.size, "norm": decision.norm, "clipped": decision.clipped}
         self._tell({"type": "released", "round": task.round, "kind": task.message_type, **facts, **size})
+        self._tell(self._books.report())
 
     def _drop_trainer(self, code: RefusalCode) -> None:
         """Give up on the trainer; the supervisor kills what is left of it. Refuse the task in work."""

@@ -22,6 +22,8 @@ METRICS_RECORD = "metrics"
 EXAMPLES = "num-examples"
 # No honest count or loss is larger; the bound keeps a number from carrying a record.
 METRIC_LIMIT = 1_000_000_000
+# An example count keeps this many of its leading binary digits: buckets no wider than a fifth of the count.
+BUCKET_BITS = 3
 # Batches that a BatchNorm counter may count in one round. 20 bits is what an app can say by it.
 STEP_LIMIT = 1 << 20
 # Elements looked at together: 512 KiB of float64, so that a check needs little memory beside the update.
@@ -148,6 +150,29 @@ def check_metrics(update: Records, allowed: Mapping[str, int]) -> None:
                 _check_metric(key, value, allowed)
 
 
+def check_examples(update: Records, counted: int | None, least: int) -> None:
+    """An update stands for at least so many examples, by the app's word and that of a loader if used.
+
+    Both come from the app's own process. Neither there is as good as too few, unless none are asked for.
+    """
+    told = [
+        value
+        for record in update
+        if record.kind == "metrics"
+        for key, value in zip(record.keys, record.values, strict=True)
+        if key == EXAMPLES
+    ]
+    known = [*told, *([] if counted is None else [counted])]
+    if least and min(known, default=0) < least:
+        raise Refusal(RefusalCode.TOO_FEW_EXAMPLES)
+
+
+def check_metric_bits(bits: float, limit: float) -> None:
+    """What the metrics together can say is within the budget of bits for one answer."""
+    if bits > limit:
+        raise Refusal(RefusalCode.METRIC_NOT_ALLOWED)
+
+
 def _check_metric(key: str, value: Any, allowed: Mapping[str, int]) -> None:
     if key not in allowed or isinstance(value, bool) or not isinstance(value, int | float):
         raise Refusal(RefusalCode.METRIC_NOT_ALLOWED)
@@ -160,16 +185,26 @@ def _check_metric(key: str, value: Any, allowed: Mapping[str, int]) -> None:
 def rounded_metrics(update: Records, allowed: Mapping[str, int]) -> Records:
     """The record of metrics as it may leave, or () when the update has none. Only after check_metrics().
 
-    Keys are sorted. A metric of ``digits`` digits keeps as many places after the point, and in all no
-    more than digits + 1 significant figures; one of 0 digits is a whole number cut to 2 figures.
+    Keys are sorted. The number of examples is put into a bucket. A metric of ``digits`` digits keeps as many
+    places after the point, and in all no more than digits + 1 significant figures; one of 0 digits is a whole
+    number cut to 2 figures.
     """
     for record in update:
         if record.kind == "metrics":
             values = dict(zip(record.keys, record.values, strict=True))
             keys = tuple(sorted(values))
-            kept = tuple(rounded(values[key], allowed[key]) for key in keys)
+            kept = tuple(
+                bucket(values[key]) if key == EXAMPLES else rounded(values[key], allowed[key]) for key in keys
+            )
             return (Record(METRICS_RECORD, "metrics", keys, kept),)
     return ()
+
+
+def bucket(count: int | float) -> int:
+    """The lower end of the bucket of a count that is not negative: its BUCKET_BITS leading binary digits."""
+    whole = int(count)
+    below = max(0, whole.bit_length() - BUCKET_BITS)
+    return whole >> below << below
 
 
 def rounded(value: int | float, digits: int) -> int | float:

@@ -3,18 +3,19 @@
 
 The order is fixed: form, schema, numbers, metrics, then the mechanism. What leaves is built anew from the
 task's names and the judged values; nothing of the update's own frame is passed on.
-May import: checks, privacy, channel, records, settings.
+May import: bits, checks, privacy, channel, records, settings.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from homebound import channel
-from homebound.guard import checks, privacy
+from homebound.guard import bits, checks, privacy
 from homebound.guard.checks import Refusal
 from homebound.records import Record, Records, RecordsError, RefusalCode, pack, unpack
 from homebound.settings import GuardSettings
@@ -38,11 +39,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Release:
-    """What may leave. ``norm`` is that of the change before it was clipped; it stays on this device."""
+    """What may leave. ``norm`` is that of the change before it was clipped; it stays on this device.
+
+    ``bits``: what the app can have said by it at the most, by way; see bits.py.
+    """
 
     records: Records
     norm: float
     clipped: bool
+    bits: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Payload:
 
 
 def read_task(header: dict[str, Any], body: bytes | bytearray | memoryview) -> Task:
-    """The task in a frame of the gateway. Refusal malformed, schema or not_finite if it can lead nowhere."""
+    """The task in a frame of the gateway. Refusal when it can lead nowhere good."""
     task, run, number = header.get("task"), header.get("run"), header.get("round")
     kind = header.get("message_type")
     if not is_name(task) or not is_name(run) or not isinstance(kind, str) or kind not in MESSAGE_TYPES:
@@ -81,6 +86,14 @@ def read_update(header: dict[str, Any], body: bytes | bytearray | memoryview, li
     return _read_records(header, body)
 
 
+def read_counted(header: dict[str, Any]) -> int | None:
+    """How many examples the trainer counted. Refusal malformed when that is no count."""
+    counted = header.get("counted")
+    if counted is not None and (type(counted) is not int or counted < 0):
+        raise Refusal(RefusalCode.MALFORMED)
+    return counted
+
+
 def _read_records(header: dict[str, Any], body: bytes | bytearray | memoryview) -> Records:
     try:
         return unpack(header.get("records"), body)
@@ -88,8 +101,17 @@ def _read_records(header: dict[str, Any], body: bytes | bytearray | memoryview) 
         raise Refusal(RefusalCode.MALFORMED) from error
 
 
-def decide(task: Task, update: Records, settings: GuardSettings, noise: privacy.Noise) -> Release | Refusal:
-    """Judge an update. Only a train task may be answered with arrays, the others with metrics alone."""
+def decide(
+    task: Task,
+    update: Records,
+    settings: GuardSettings,
+    noise: privacy.Noise,
+    counted: int | None = None,
+) -> Release | Refusal:
+    """Judge an update. Only a train task may be answered with arrays, the others with metrics alone.
+
+    ``counted``: how many examples went through the trainer's loader, None when there was none.
+    """
     expected = checks.arrays(task.records) if task.message_type == "train" else ()
     try:
         checks.check_names(expected, update)
@@ -99,6 +121,9 @@ def decide(task: Task, update: Records, settings: GuardSettings, noise: privacy.
         checks.check_finite(update)
         checks.check_records(update)
         checks.check_metrics(update, settings.metrics)
+        checks.check_metric_bits(sum(bits.metrics(update, settings.metrics).values()), settings.metric_bits)
+        if task.message_type == "train":
+            checks.check_examples(update, counted, settings.min_examples)
         return _release(expected, update, settings, noise)
     except Refusal as refusal:
         return refusal
@@ -122,7 +147,8 @@ def _release(expected: Records, update: Records, settings: GuardSettings, noise:
         for wanted, given in zip(expected, checks.arrays(update), strict=True)
     )
     metrics = checks.rounded_metrics(update, settings.metrics)
-    return Release(released + metrics, norm, norm > settings.clip_norm * privacy.HEADROOM)
+    clipped = norm > settings.clip_norm * privacy.HEADROOM
+    return Release(released + metrics, norm, clipped, bits.bound(update, settings))
 
 
 def payload(release: Release) -> Payload:

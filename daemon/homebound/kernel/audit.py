@@ -14,6 +14,7 @@ from pathlib import Path
 
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "uts")
 SECCOMP_FILTER = 2  # SECCOMP_MODE_FILTER
+NO_CORE = 1  # bytes; why not 0 stands in kernel/spawn.py
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,9 @@ class Fault:
 def read_facts(pid: int, proc: Path = Path("/proc")) -> Facts:
     """The facts of ``pid``. Raises OSError when it has ended."""
     folder = proc / str(pid)
+    # First of all, because execve follows the dropping of rights: whoever is seen as the role's program
+    # has dropped them, and everything that is read after this is that program's.
+    program = os.readlink(folder / "exe")
     status = dict(
         line.split(":\t", 1) for line in (folder / "status").read_text().splitlines() if ":\t" in line
     )
@@ -62,7 +66,7 @@ def read_facts(pid: int, proc: Path = Path("/proc")) -> Facts:
     for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
         capabilities |= int(status[name], 16)
     limits = (folder / "limits").read_text().splitlines()
-    core = next(line for line in limits if line.startswith("Max core file size")).split()[5]
+    soft, core = next(line for line in limits if line.startswith("Max core file size")).split()[4:6]
     return Facts(
         pid=pid,
         uids=frozenset(map(int, status["Uid"].split())),
@@ -73,8 +77,8 @@ def read_facts(pid: int, proc: Path = Path("/proc")) -> Facts:
         seccomp=int(status["Seccomp"]),
         namespaces={name: os.stat(folder / "ns" / name).st_ino for name in NAMESPACES},
         descriptors=_descriptors(folder / "fd"),
-        core_limit=-1 if core == "unlimited" else int(core),
-        program=os.readlink(folder / "exe"),
+        core_limit=int(core) if core.isdigit() and core == soft else -1,
+        program=program,
     )
 
 
@@ -107,7 +111,7 @@ def decide(facts: Facts, own_namespaces: dict[str, int], expected: Expected) -> 
     }
     if foreign:
         faults.append(Fault("no-inherited-fd", "holds " + ", ".join(sorted(foreign.values()))))
-    if facts.core_limit != 0:
+    if facts.core_limit != NO_CORE:
         faults.append(Fault("no-core-dump", "may write a core file"))
     return faults
 

@@ -18,7 +18,7 @@ from pathlib import Path
 NUMBERS = {"x86_64": 321, "aarch64": 280}
 
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_GET_NEXT_KEY, PROG_LOAD = 0, 1, 2, 3, 4, 5
-OBJ_PIN, OBJ_GET, OBJ_GET_INFO_BY_FD, ENABLE_STATS = 6, 7, 15, 32
+OBJ_GET, OBJ_GET_INFO_BY_FD, ENABLE_STATS, LINK_DETACH = 7, 15, 32, 34
 F_RDONLY = 1 << 3
 STATS_RUN_TIME = 0
 MAP_TYPE_ARRAY = 2
@@ -41,8 +41,10 @@ class _Object(ctypes.Structure):
     _fields_ = (("path", _U64), ("fd", _U32), ("flags", _U32))
 
 
-class _Stats(ctypes.Structure):
-    _fields_ = (("type", _U32),)
+class _Word(ctypes.Structure):
+    """Attributes that are one number."""
+
+    _fields_ = (("value", _U32),)
 
 
 class _Info(ctypes.Structure):
@@ -201,9 +203,21 @@ def link_info(fd: int) -> LinkInfo:
     return LinkInfo(info.prog_id, info.cgroup_id)
 
 
+def detach_link(fd: int) -> bool:
+    """Take a program from its cgroup now. Removing the last pin does it too, but some time later (the kernel
+    leaves it to a worker). False for a link that cannot be detached so, as one to a tracepoint."""
+    try:
+        call(LINK_DETACH, _Word(fd))
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            return False
+        raise
+    return True
+
+
 def enable_stats() -> int:
     """Have the kernel measure programs as long as the returned descriptor is open (5.8, CAP_SYS_ADMIN)."""
-    return call(ENABLE_STATS, _Stats(STATS_RUN_TIME))
+    return call(ENABLE_STATS, _Word(STATS_RUN_TIME))
 
 
 def create_array() -> int:

@@ -293,4 +293,6 @@ def _text(path: Path) -> str | None:
 
 
 def _failed(verb: str, path: Path, error: OSError, hint: str = "") -> CgroupError:
+    if not hint and error.errno == errno.EROFS:
+        hint = "remount cgroup v2 for writing; a container needs one of its own"
     return CgroupError(f"cannot {verb} {path}: {error.strerror}", hint)

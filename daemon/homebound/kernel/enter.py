@@ -12,23 +12,42 @@ import ctypes
 import json
 import os
 import runpy
+import signal
 import sys
+import threading
+from types import TracebackType
 
 from homebound.kernel import landlock
 
-PR_SET_DUMPABLE = 4
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
+# Its output is a file for root alone. That of the others is the daemon's own, which a journal may forward.
+HAS_A_LOG = "homebound.trainer"
 
 
 def main() -> None:
     """``enter PATHS-JSON MODULE ARGUMENT...``: PATHS-JSON has the fields of landlock.Paths."""
     paths = landlock.Paths(**{key: tuple(value) for key, value in json.loads(sys.argv[1]).items()})
     landlock.restrict(paths)
+    libc = ctypes.CDLL(None)
     # No core, no attaching by others of the same user. prctl(2)
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    # bubblewrap's own --die-with-parent was lost when the user changed. PR_SET_PDEATHSIG(2const)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     module = sys.argv[2]
     sys.argv = [module, *sys.argv[3:]]
     os.environ["HOMEBOUND_LANDLOCK"] = str(landlock.abi())
+    if module != HAS_A_LOG:
+        sys.excepthook = explain
+        threading.excepthook = lambda seen: explain(seen.exc_type, seen.exc_value, seen.exc_traceback)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def explain(kind: type[BaseException], _error: BaseException | None, trace: TracebackType | None) -> None:
+    """A bug in one line: its place and its kind. Its text is left out, because it may quote the peer."""
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}" if trace else "?"
+    sys.stderr.write(f"homebound: {sys.argv[0]} ends by a bug: {kind.__name__} at {place}\n")
 
 
 if __name__ == "__main__":

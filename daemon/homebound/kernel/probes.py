@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from homebound.errors import HomeboundError, InternalError
+from homebound.errors import HomeboundError, InternalError, PermissionMissing
 from homebound.events import (
     EndpointRecord,
     Program,
@@ -81,17 +81,18 @@ class Probes:
         ``programs()``; what cannot be loaded at all raises.
         """
         settings = SettingsRecord(role_level, 1 if enforce else 0)
-        old = _set_aside(pins)
-        probes = cls(pins, cgroup.stat().st_ino)
-        try:
-            probes.reasons = _load_all(objects, cgroup, bytes(settings), pins)
-            probes._open()
-        except BaseException:
-            probes.close()
-            _remove(pins, (MAPS, PROGRAMS, LINKS))
-            raise
-        if all(state.attached for state in probes.programs()):
-            _remove(pins, old)
+        with _rights_needed(), _descriptor(cgroup) as cgroup_fd:
+            old = _set_aside(pins)
+            probes = cls(pins, os.fstat(cgroup_fd).st_ino)
+            try:
+                probes.reasons = _load_all(objects, cgroup_fd, bytes(settings), pins)
+                probes._open()
+            except BaseException:
+                probes.close()
+                _remove(pins, (MAPS, PROGRAMS, LINKS))
+                raise
+            if all(state.attached for state in probes.programs()):
+                _remove(pins, old)
         return probes
 
     def map_fd(self, name: str) -> int:
@@ -177,12 +178,12 @@ def _endpoint(role: Role, address: str, port: int, protocol: int, direction: int
     return bytes(EndpointRecord(role, port, protocol, direction, (ctypes.c_uint8 * 16)(*raw)))
 
 
-def _load_all(objects: Path, cgroup: Path, settings: bytes, pins: Path) -> dict[str, str]:
+def _load_all(objects: Path, cgroup_fd: int, settings: bytes, pins: Path) -> dict[str, str]:
     """Load, attach and pin. Returns the reason for each program that is not attached."""
     reasons: dict[str, str] = {}
     for folder in (MAPS, PROGRAMS, LINKS):
         (pins / folder).mkdir(mode=0o700)
-    with libbpf.Library.open() as library, _descriptor(cgroup) as cgroup_fd:
+    with libbpf.Library.open() as library:
         for name in OBJECTS:
             with library.open_object(objects / f"{name}.bpf.o") as opened:
                 opened.set_settings(settings)
@@ -251,14 +252,23 @@ def _set_aside(pins: Path) -> list[str]:
 
 
 def _remove(pins: Path, folders: list[str] | tuple[str, ...]) -> None:
-    """Unpin and so detach. Links first: a program must not run without its maps being told about."""
-    for name in folders:
-        for folder in sorted(
-            (pins / name).rglob("*"), key=lambda path: (LINKS not in path.parts, -len(path.parts))
-        ):
-            folder.rmdir() if folder.is_dir() else folder.unlink()
-        if (pins / name).exists():
-            (pins / name).rmdir()
+    """Detach and unpin. Links first: a program must not run without its maps being told about."""
+    found = [path for name in folders for path in (pins / name, *(pins / name).rglob("*")) if path.exists()]
+    for path in found:
+        if path.parent.name == LINKS:
+            fd = bpf.open_pin(path)
+            bpf.detach_link(fd)
+            os.close(fd)
+    for path in sorted(found, key=lambda path: -len(path.parts)):
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+@contextmanager
+def _rights_needed() -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        raise PermissionMissing(f"BPF programs cannot be loaded: {error}", "run as root") from error
 
 
 @contextmanager

@@ -10,7 +10,7 @@ May import: kernel.landlock (its Paths).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 
@@ -38,13 +38,14 @@ class Bind:
 
 @dataclass(frozen=True)
 class View:
-    """The mount view and namespaces of one role."""
+    """The mount view and namespaces of one role. ``masks`` are folders in it that shall look empty."""
 
     binds: tuple[Bind, ...]
     scratch_bytes: int
     network: bool = False
     connect_ports: tuple[int, ...] = ()
     execute: tuple[str, ...] = ()
+    masks: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -89,8 +90,8 @@ def arguments(
     if not view.network:
         words.append("--unshare-net")
     # bubblewrap makes missing parents with mode 0700, which a role's user could not enter.
-    for folder in _parents((*SYSTEM, LANDLOCK_TRIAL, *(bind.target for bind in view.binds))):
-        words += ["--perms", "0755", "--dir", folder]
+    outside = (*SYSTEM, LANDLOCK_TRIAL, *(bind.target for bind in view.binds))
+    words += _folders(outside, lambda path: not _is_scratch(path))
     for path in SYSTEM:
         words += ["--ro-bind-try", path, path]
     for target, name in LINKS:
@@ -99,9 +100,16 @@ def arguments(
     for path in SCRATCH:
         words += ["--perms", "1777", "--size", str(view.scratch_bytes), "--tmpfs", path]
     words += ["--perms", "1777", "--size", "65536", "--tmpfs", LANDLOCK_TRIAL]
+    # An environment may lie below /tmp: its parents come after the scratch that covers them.
+    words += _folders(outside, _is_scratch)
     for bind in view.binds:
         words += ["--bind" if bind.writable else "--ro-bind", bind.source, bind.target]
-    words += ["--remount-ro", "/", "--chdir", "/tmp", "--clearenv"]
+    for path in view.masks:
+        words += ["--perms", "0755", "--tmpfs", path, "--remount-ro", path]
+    # Each by itself, because it is not recursive. A role sets nothing in /proc and makes nothing in /dev;
+    # nodes that are there, such as null, can be written all the same.
+    words += ["--remount-ro", "/", "--remount-ro", "/proc", "--remount-ro", "/dev"]
+    words += ["--chdir", "/tmp", "--clearenv"]
     for name, value in environment(view).items():
         words += ["--setenv", name, value]
     words += ["--seccomp", str(seccomp_fd), "--"]
@@ -110,10 +118,15 @@ def arguments(
     return [*words, python, "-B", "-s", "-P", "-m", "homebound.kernel.enter", paths, module, *rest]
 
 
-def _parents(paths: Sequence[str]) -> list[str]:
-    """Every folder above ``paths``, outermost first, without those that a mount covers."""
+def _folders(paths: Sequence[str], wanted: Callable[[str], bool]) -> list[str]:
+    """Options that make every wanted folder above ``paths``, outermost first, but for mounts themselves."""
     above = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
-    return sorted(above - {"/", *paths, "/tmp"})
+    missing = sorted(path for path in above - {"/", *paths, *SCRATCH} if wanted(path))
+    return [word for path in missing for word in ("--perms", "0755", "--dir", path)]
+
+
+def _is_scratch(path: str) -> bool:
+    return any(path.startswith(folder + "/") for folder in SCRATCH)
 
 
 def setpriv(identity: Identity) -> list[str]:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Seccomp filters: an allow-list of system calls for each kind of role, compiled by libseccomp.
 
-A call that is not on the list fails with EPERM; an entry by another architecture (int 0x80, x32) kills
-the process. io_uring is on no list: its operations would pass every other call's filter. clone3 answers
-ENOSYS because its flags lie in memory where a filter cannot look; glibc then uses clone.
-Reads nothing of the system. May import: errors. Source: seccomp(2), seccomp_rule_add(3).
+A call that is not on the list fails with EPERM, also one by another architecture (int 0x80, x32): to kill
+would write name, address and number of the caller's choice into the audit log. io_uring is on no list: its
+operations would pass every other call's filter. clone3 answers ENOSYS because its flags lie in memory where
+a filter cannot look; glibc then uses clone. Reads nothing of the system. May import: errors. Source:
+seccomp(2), seccomp_rule_add(3).
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from contextlib import contextmanager
 from homebound.errors import HomeboundError
 
 LIBRARY = "libseccomp.so.2"
-ACT_KILL_PROCESS = 0x80000000
 ACT_ALLOW = 0x7FFF0000
 ATTR_BAD_ARCH = 2
 COMPARE_EQ, COMPARE_MASKED = 4, 7
@@ -31,6 +31,19 @@ CLONE_NEW_ANY = 0x7E020080
 IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 # How much of a TCP socket's queue was never sent: the gateway's byte accounts. linux/sockios.h
 SIOCOUTQNSD = 0x894B
+# prctl(2) by option, linux/prctl.h. Missing on purpose: 4 (to be dumpable again), 35 (the memory map), 59
+# (system calls seen by nobody), 0x59616d61 (who may trace).
+PRCTLS = tuple(
+    map(
+        int,
+        """1 2 3 7 8 15 16 21 22 23 24 25 26 27 28 29 30 31 32 33 34 36 37 38 39 40 41 42 45 46 47 50 51 52 53
+        54 55 56 60 61 63 64 65 66 67 68 69 70 71 72 73 1398164801""".split(),  # the last: PR_SET_VMA
+    )
+)
+PR_SET_DUMPABLE = 4
+# What setrlimit(2) may change: all but the size of core dumps, where 0 would open the way to a program.
+RLIMIT_CORE, RLIMITS = 4, 16
+INT = 0xFFFFFFFF  # the kernel looks at the low half of an int argument only, so the filter must, too
 # Reading maps and asking for their shape; no loading, no updating. enum bpf_cmd in linux/bpf.h
 BPF_READS = (1, 4, 15, 24)
 
@@ -49,12 +62,12 @@ getegid geteuid getgid getgroups getitimer getpgid getpgrp getpid getppid getpri
 getresuid getrlimit getrusage getsid gettid gettimeofday getuid ioprio_get ioprio_set kill
 landlock_add_rule landlock_create_ruleset landlock_restrict_self madvise map_shadow_stack membarrier
 memfd_create mincore mlock mlock2 mmap mprotect mremap msync munlock munmap nanosleep pause pidfd_open
-pidfd_send_signal pipe pipe2 prctl prlimit64 restart_syscall rseq rt_sigaction rt_sigpending
+pidfd_send_signal pipe pipe2 restart_syscall rseq rt_sigaction rt_sigpending
 rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait sched_get_priority_max
 sched_get_priority_min sched_getaffinity sched_getattr sched_getparam sched_getscheduler sched_setaffinity
 sched_setattr sched_setparam sched_setscheduler sched_yield seccomp set_robust_list set_tid_address
 setfsgid setfsuid setgid setgroups setitimer setpgid setpriority setregid setresgid setresuid setreuid
-setrlimit setsid setuid sigaltstack sysinfo tgkill time times tkill uname vfork wait4 waitid
+setsid setuid sigaltstack sysinfo tgkill time times tkill uname vfork wait4 waitid
 """.split()
 WAITING = """
 epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait eventfd eventfd2 poll ppoll
@@ -105,7 +118,7 @@ class _Builder:
         ]  # fmt: skip
         self._lib = lib
         self._filter = lib.seccomp_init(act_errno(errno.EPERM))
-        self._check(lib.seccomp_attr_set(self._filter, ATTR_BAD_ARCH, ACT_KILL_PROCESS))
+        self._check(lib.seccomp_attr_set(self._filter, ATTR_BAD_ARCH, act_errno(errno.EPERM)))
 
     def add(self, name: str, *compares: tuple[int, int, int, int], action: int = ACT_ALLOW) -> None:
         """Allow ``name``, where each compare is (argument, operation, mask or value, value)."""
@@ -153,15 +166,27 @@ def compile_filter(profile: Profile) -> int:
         rules.add("clone3", action=act_errno(errno.ENOSYS))
         rules.add("socketpair", (0, COMPARE_EQ, socket.AF_UNIX, 0))
         for request in IOCTLS:
-            rules.add("ioctl", (1, COMPARE_MASKED, 0xFFFFFFFF, request))
+            rules.add("ioctl", (1, COMPARE_MASKED, INT, request))
+        _keep_undumpable(rules)
         if profile is Profile.GATEWAY:
             for family in (socket.AF_INET, socket.AF_INET6):
                 rules.add("socket", (0, COMPARE_EQ, family, 0), (1, COMPARE_MASKED, 0xF, socket.SOCK_STREAM))
             rules.add("connect")
-            rules.add("ioctl", (1, COMPARE_MASKED, 0xFFFFFFFF, SIOCOUTQNSD))
+            rules.add("ioctl", (1, COMPARE_MASKED, INT, SIOCOUTQNSD))
         if profile is Profile.WATCHER:
             rules.add("accept")
             rules.add("accept4")
             for command in BPF_READS:
                 rules.add("bpf", (0, COMPARE_EQ, command, 0))
         return rules.export()
+
+
+def _keep_undumpable(rules: _Builder) -> None:
+    """prctl and limits, but for what would let memory be dumped (core(5))."""
+    for option in PRCTLS:
+        rules.add("prctl", (0, COMPARE_MASKED, INT, option))
+    rules.add("prctl", (0, COMPARE_MASKED, INT, PR_SET_DUMPABLE), (1, COMPARE_EQ, 0, 0))
+    for limit in set(range(RLIMITS)) - {RLIMIT_CORE}:
+        rules.add("setrlimit", (0, COMPARE_MASKED, INT, limit))
+        rules.add("prlimit64", (1, COMPARE_MASKED, INT, limit))
+    rules.add("prlimit64", (1, COMPARE_MASKED, INT, RLIMIT_CORE), (2, COMPARE_EQ, 0, 0))  # to read it

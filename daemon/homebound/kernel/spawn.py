@@ -8,6 +8,7 @@ Source: fork(2), pidfd_open(2), close_range(2), cgroup-v2.rst (cgroup.procs, cgr
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import resource
@@ -20,17 +21,25 @@ from pathlib import Path
 
 # Descriptors are first copied above this number, so that no target overwrites a source.
 STAGING = 256
+CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x00020000, 0x4000, 0x40000  # linux/sched.h, linux/mount.h
+# Bytes of a core dump. Too few for a file; and for a program that takes dumps (core_pattern "|...") this very
+# number means none, while 0 means as usual. fs/coredump.c, core(5)
+NO_CORE = 1
 
 
 @dataclass(frozen=True)
 class Command:
-    """What to start. ``fds`` maps a number in the child to a descriptor of ours; 0 to 2 may be in it."""
+    """What to start. ``fds`` maps a number in the child to a descriptor of ours; 0 to 2 may be in it.
+
+    ``limits`` maps a resource of setrlimit(2) to its bound; they are root's too, so the child keeps them.
+    """
 
     words: Sequence[str]
     fds: Mapping[int, int]
     environment: Mapping[str, str] = field(default_factory=dict)
     oom_score_adjust: int = 0
     open_files: int = 4096
+    limits: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,7 @@ def _enter_and_execute(command: Command, cgroup: Path) -> None:
         signal.signal(number, signal.SIG_DFL)
     _place(command.fds)
     _limit(command)
+    _leave_host_mounts()
     # "0" is the writer itself. Only the unified hierarchy is entered, never a version 1 one.
     with open(cgroup / "cgroup.procs", "w", encoding="ascii") as procs:
         procs.write("0")
@@ -88,11 +98,22 @@ def _place(fds: Mapping[int, int]) -> None:
 
 
 def _limit(command: Command) -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (NO_CORE, NO_CORE))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = command.open_files if hard == resource.RLIM_INFINITY else min(command.open_files, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    for name, bound in command.limits.items():
+        resource.setrlimit(name, (bound, bound))
     if command.oom_score_adjust:
         # A lower score wants CAP_SYS_RESOURCE, which a container may lack: an order of dying, not a wall.
         with suppress(PermissionError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
             score.write(str(command.oom_score_adjust))
+
+
+def _leave_host_mounts() -> None:
+    """A mount namespace that no later mount of the host reaches: one below the data folder would show to the
+    trainer as the host mounted it, writable. mount_namespaces(7)"""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNS) or libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None):
+        number = ctypes.get_errno()
+        raise OSError(number, f"cannot part from the host's mounts: {os.strerror(number)}")

@@ -9,6 +9,7 @@ May import: errors, events. Source: the manual page of each call.
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Mapping
 
 from homebound.errors import HomeboundError
@@ -41,8 +42,11 @@ LISTS: Mapping[tuple[Rule, Shape], str] = {
         bpf init_module finit_module delete_module kexec_load kexec_file_load keyctl add_key request_key
         reboot iopl ioperm swapon swapoff acct userfaultfd syslog quotactl quotactl_fd settimeofday
         clock_settime adjtimex clock_adjtime sethostname setdomainname open_by_handle_at
-        fanotify_init vhangup""",
+        fanotify_init vhangup shmget shmat msgget msgsnd semget semop mq_open mq_timedsend""",
 }  # fmt: skip
+# socketcall, and socket to shutdown, as int 0x80 numbers them. Here the first is getuid, which never fails,
+# and the others are no calls at all. arch/x86/entry/syscalls/syscall_32.tbl
+BY_INTERRUPT: Mapping[str, tuple[int, ...]] = {"x86_64": (102, *range(359, 374))}
 
 
 def names() -> Mapping[str, tuple[Rule, Shape]]:
@@ -57,8 +61,9 @@ def numbers() -> Mapping[int, tuple[Rule, Shape]]:
     except OSError as error:
         raise HomeboundError(f"{LIBRARY} cannot be loaded", "install the package libseccomp2") from error
     resolved = {library.seccomp_syscall_resolve_name(name.encode()): kind for name, kind in names().items()}
+    other = dict.fromkeys(BY_INTERRUPT.get(os.uname().machine, ()), (Rule.SOCKET_OTHER, Shape.PLAIN))
     # Negative: a call of other architectures, or one newer than the library.
-    return {number: kind for number, kind in resolved.items() if number >= 0}
+    return other | {number: kind for number, kind in resolved.items() if number >= 0}
 
 
 def rule_value(rule: Rule, shape: Shape) -> int:

@@ -20,14 +20,39 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from homebound.leaktest import (
+    core_dump,
+    devices,
+    disk,
     dns,
+    families,
+    fastopen,
     file_outside,
+    foreign_abi,
     foreign_fd,
     icmp,
     io_uring,
+    kernel_doors,
+    kernel_log,
+    keyring,
+    leave_cgroup,
     mapped,
+    netlink,
+    network_mounts,
+    new_namespace,
     packet,
+    planted_code,
+    quic,
+    rdma,
+    removable,
+    scm_rights,
+    services,
+    shared_memory,
+    signals,
+    swap,
     tcp,
+    trace,
+    transports,
+    tun,
     udp,
     unix_abstract,
     unix_path,
@@ -61,6 +86,10 @@ class Channel(Protocol):
         """The kernel rules that can count it, the likeliest first."""
 
     @property
+    def WALLS(self) -> Sequence[str]:  # noqa: N802
+        """The walls that hold it by themselves, on any kernel; docs/leaks.md has what was measured."""
+
+    @property
     def DELIVERS(self) -> bool:  # noqa: N802
         """Whether bytes are sent, so that the receiver's word counts."""
 
@@ -71,10 +100,15 @@ class Channel(Protocol):
         """Listen, outside; the folder is empty, open to everybody, and the receiver's own."""
 
 
-# In the order in which they are tried and shown.
+# In the order in which they are tried and shown: by what they are, not by number.
 CHANNELS: tuple[Channel, ...] = (
-    *(tcp, udp, dns, mapped, icmp, packet, vsock),
-    *(unix_path, unix_abstract, io_uring, file_outside, foreign_fd),
+    *(tcp, fastopen, udp, quic, dns, transports, mapped, icmp),  # IP
+    *(packet, vsock, families, netlink, unix_path, services, unix_abstract),  # other sockets
+    *(io_uring, foreign_abi, foreign_fd, scm_rights),  # round the walls
+    *(file_outside, planted_code, disk, removable, network_mounts),  # files
+    *(devices, tun, rdma, kernel_log, core_dump, swap),  # hardware and the kernel's own ways
+    *(trace, signals, shared_memory, keyring),  # other processes
+    *(new_namespace, leave_cgroup, kernel_doors),  # out of the box
 )
 NAMES: tuple[str, ...] = tuple(channel.NAME for channel in CHANNELS)
 
@@ -87,8 +121,9 @@ def channel_named(name: str) -> Channel:
 def facts() -> dict[str, Any]:
     """Return what the process knows of its own walls, tried and read.
 
-    {"seccomp": 0|1|2, "socket_refused": bool, "landlock": bool|None, "capabilities": int, "uid": int};
-    -1 where /proc does not say, None where the trial folder is missing.
+    {"seccomp": 0|1|2, "socket_refused": bool, "landlock": bool|None, "capabilities": int, "uid": int,
+    "links": int}; -1 where /proc does not say, None where the trial folder is missing. ``links``: network
+    devices beside the loopback's.
     """
     status: dict[str, str] = {}
     try:
@@ -102,7 +137,16 @@ def facts() -> dict[str, Any]:
         "capabilities": int(status.get("CapEff", "-1"), 16),
         "landlock": _landlock_refuses(),
         "uid": os.getuid(),
+        "links": _links(),
     }
+
+
+def _links() -> int:
+    try:
+        lines = Path("/proc/net/dev").read_text(encoding="ascii").splitlines()[2:]
+    except OSError:
+        return -1
+    return len({line.split(":")[0].strip() for line in lines} - {"lo"})
 
 
 def _socket_refused() -> bool:

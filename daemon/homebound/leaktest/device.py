@@ -10,9 +10,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import select
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +19,15 @@ from pathlib import Path
 from homebound import launch, roles, users, walls
 from homebound.errors import HomeboundError, PermissionMissing
 from homebound.events import Kind, Role, Rule
-from homebound.instance import BPF_FILE_SYSTEM, Instance
-from homebound.kernel import cgroups, maps, probes
+from homebound.instance import Instance
+from homebound.kernel import bpffs, cgroups, maps, probes, sandbox, seccomp, spawn
 from homebound.kernel.cgroups import Cgroup
 from homebound.kernel.sandbox import Identity
-from homebound.kernel.spawn import Child
-from homebound.launch import Links
+from homebound.kernel.spawn import Child, Command
+from homebound.launch import SECCOMP_FD, Links
 from homebound.leaktest.judge import Denial
-from homebound.leaktest.run import Report, leaktest, select_channels
+from homebound.leaktest.run import Report, choose, leaktest
+from homebound.leaktest.without import inheritable, leave_out
 
 MODULE = "homebound.leaktest.attempts"
 # A dozen attempts take a second, most of it pauses; a machine under load ten times that.
@@ -41,6 +41,7 @@ class KernelWatch:
 
     counters: int
     events: maps.EventStream
+    enforces: bool
 
     def denied(self) -> Mapping[Rule, int]:
         """Read the denied counters of the canary."""
@@ -58,16 +59,35 @@ class KernelWatch:
 
 @dataclass(frozen=True)
 class Device:
-    """The canary's place on this host and what the kernel says of it."""
+    """The canary's place on this host and what the kernel says of it. ``without``: walls that are left
+    out."""
 
     instance: Instance
     user: Identity
     watch: KernelWatch
+    without: frozenset[str] = frozenset()
 
     def launch(self, arguments: Sequence[str]) -> str:
         """Run the attempts in the canary's sandbox and return what they wrote. A Launcher."""
         spec = dataclasses.replace(roles.canary(self.user), module=MODULE)
+        if self.without:
+            return self.collect(lambda out: self._start_without(spec, arguments, out))
         return self.collect(lambda out: launch.start(self.instance, spec, Links(arguments, {1: out})))
+
+    def _start_without(self, spec: roles.Spec, arguments: Sequence[str], out: int) -> Child:
+        """As launch.start, with walls left out of the command line."""
+        words = sandbox.arguments(spec.view, spec.identity, SECCOMP_FD, spec.python, spec.module, arguments)
+        kept = inheritable() if "no-inherited-fd" in self.without else {}
+        filter_fd = seccomp.compile_filter(spec.profile)
+        try:
+            command = Command(
+                leave_out(words, self.without),
+                {**kept, **({} if "seccomp" in self.without else {SECCOMP_FD: filter_fd}), 1: out, 2: 2},
+                oom_score_adjust=spec.oom_score_adjust,
+            )
+            return spawn.spawn(command, self.instance.cgroup(spec.role).path)
+        finally:
+            os.close(filter_fd)
 
     def collect(self, start: Callable[[int], Child]) -> str:
         """Start something in the canary's cgroup, read its output to the end, and kill what is left.
@@ -91,37 +111,21 @@ class Device:
 
 
 @contextmanager
-def device(users_base: int, *, enforce: bool = True) -> Iterator[Device]:
+def device(users_base: int, *, without: Collection[str] = ()) -> Iterator[Device]:
     """Make a device for the length of a block. ``users_base`` is the setting users.base.
 
-    With ``enforce`` False the kernel programs count and let pass. Raises what cgroups and probes raise.
+    ``without``: walls to leave out; without cgroup-bpf the kernel programs count and let pass. Raises what
+    cgroups and probes raise.
     """
     instance = _instance(f"leaktest-{os.getpid()}")
     user = Identity(*users.identity("canary", Role.CANARY.value, users_base))
     with ExitStack() as stack:
-        stack.enter_context(_bpf_file_system())
+        stack.callback(bpffs.hold().release)
         stack.enter_context(_tree(instance))
-        loaded = stack.enter_context(_probes(instance, enforce=enforce))
+        loaded = stack.enter_context(_probes(instance, enforce="cgroup-bpf" not in without))
         events = stack.enter_context(maps.EventStream(loaded.map_fd("events")))
-        yield Device(instance, user, KernelWatch(loaded.map_fd("denied"), events))
-
-
-@contextmanager
-def _bpf_file_system() -> Iterator[None]:
-    """Mount it where systemd would, if nobody has, and take it away again."""
-    mounted = os.path.ismount(BPF_FILE_SYSTEM)
-    if not mounted:
-        words = ["mount", "-t", "bpf", "bpf", str(BPF_FILE_SYSTEM)]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise PermissionMissing(
-                f"{BPF_FILE_SYSTEM} cannot be mounted: {done.stderr.strip()}", "run as root"
-            )
-    try:
-        yield
-    finally:
-        if not mounted and not any(BPF_FILE_SYSTEM.iterdir()):
-            subprocess.run(["umount", str(BPF_FILE_SYSTEM)], check=False)
+        watch = KernelWatch(loaded.map_fd("denied"), events, "cgroup-bpf" not in without)
+        yield Device(instance, user, watch, frozenset(without) - {"cgroup-bpf"})
 
 
 @contextmanager
@@ -155,7 +159,7 @@ def _instance(name: str) -> Instance:
     return Instance(
         run=Path("/run/homebound") / name,
         state=Path("/var/lib/homebound") / name,
-        pins=BPF_FILE_SYSTEM / "homebound" / name,
+        pins=bpffs.FOLDER / "homebound" / name,
         root=Cgroup(mount / "homebound" / name, mount),
         home=cgroups.own(),
     )
@@ -190,13 +194,15 @@ def _read_all(fd: int) -> str:
     raise HomeboundError("the attempts did not end", "the sandbox was killed; report this with your kernel")
 
 
-def try_host(numbers: Sequence[int], users_base: int) -> Report:
+def try_host(numbers: Sequence[int], users_base: int, without: Collection[str] = ()) -> Report:
     """``homebound leaktest``: try the channels of these numbers (all when none is given) on this host.
 
-    Raises UsageError for an unknown number, PermissionMissing without root, and what ``device`` raises.
+    ``without``: walls to leave out, for measuring the others. Raises UsageError for an unknown number,
+    PermissionMissing without root, and what ``device`` raises.
     """
-    channels = select_channels(numbers)
+    channels, elsewhere = choose(numbers)
     if os.geteuid() != 0:
         raise PermissionMissing("the leak test makes sandboxes and kernel programs", "run it as root")
-    with device(users_base) as made:
-        return leaktest(channels, made.launch, made.watch)
+    with device(users_base, without=without) as made:
+        report = leaktest(channels, made.launch, made.watch)
+    return dataclasses.replace(report, without=tuple(without), elsewhere=elsewhere)

@@ -20,6 +20,7 @@ from homebound.leaktest.udp import send_connected, send_unconnected
 NUMBER = 17
 NAME = "dns"
 RULES = ("socket_datagram", "sock_create", "sendmsg4", "connect4", "egress")
+WALLS = ("seccomp", "namespaces", "cgroup-bpf")
 DELIVERS = True
 
 RECURSION_DESIRED = 0x0100

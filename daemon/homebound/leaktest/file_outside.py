@@ -18,6 +18,7 @@ from homebound.leaktest.target import Attempt, Target, try_each
 NUMBER = 27
 NAME = "file_outside"
 RULES = ("file_outside",)
+WALLS = ("namespaces", "landlock")
 DELIVERS = True
 
 

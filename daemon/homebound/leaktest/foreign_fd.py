@@ -21,6 +21,7 @@ from homebound.leaktest.target import Attempt, Target, try_each
 NUMBER = 14
 NAME = "foreign_fd"
 RULES = ("foreign_fd",)
+WALLS = ("no-inherited-fd",)
 DELIVERS = True
 
 # Standard input, output and error belong to the process and are rows of their own.

@@ -20,6 +20,7 @@ from homebound.leaktest.target import Attempt, Target, try_each
 NUMBER = 6
 NAME = "icmp"
 RULES = ("socket_raw", "socket_datagram", "sock_create", "egress")
+WALLS = ("seccomp", "namespaces", "cgroup-bpf", "users")
 DELIVERS = True
 
 ECHO_REQUEST = 8

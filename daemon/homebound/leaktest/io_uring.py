@@ -21,6 +21,7 @@ from homebound.leaktest.target import Attempt, Target, system_call, try_each
 NUMBER = 12
 NAME = "io_uring"
 RULES = ("io_uring", "sock_create", "connect4", "egress")
+WALLS = ("seccomp", "namespaces", "landlock", "cgroup-bpf")
 DELIVERS = True
 
 # The same numbers on every architecture (since Linux 5.1 new calls share one table).

@@ -30,7 +30,12 @@ CALL = frozenset({Rule.IO_URING, Rule.NAMESPACE, Rule.TRACE, Rule.KERNEL})
 # What an empty network namespace or a mount view without the path answers (connect(2), ip(7), open(2)).
 NAMESPACE_ERRORS = frozenset(
     {"ECONNREFUSED", "ENETUNREACH", "EHOSTUNREACH", "EADDRNOTAVAIL", "ENODEV", "ENXIO", "ENOENT", "EROFS"}
+    | {"ESRCH"}
 )
+# Walls that refuse no call: what they hold does not happen.
+SILENT = frozenset({"no-core-dump", "no-swap"})
+# How seccomp ends a process; see target.Killed.
+KILLED = "SIGSYS"
 
 
 @dataclass(frozen=True)
@@ -48,13 +53,15 @@ class Result:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the process that tried said of its own walls; ``landlock`` is None when it was not tried."""
+    """What the process that tried said of its own walls; ``landlock`` is None when it was not tried,
+    ``links`` -1 when it is not known how many network devices it has beside its loopback."""
 
     seccomp: int
     socket_refused: bool
     landlock: bool | None
     capabilities: int
     uid: int
+    links: int = -1
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,8 @@ class Denial:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that is known. Maps are by channel name; ``deltas`` is how far each denied counter moved."""
+    """All that is known. Maps are by channel name; ``deltas`` is how far each denied counter moved.
+    ``enforced``: the kernel programs denied what they counted."""
 
     results: Sequence[Result]
     arrived: Mapping[str, bool]
@@ -83,6 +91,7 @@ class Evidence:
     denials: Sequence[Denial] = ()
     deltas: Mapping[Rule, int] = field(default_factory=dict)
     facts: Facts | None = None
+    enforced: bool = True
 
 
 @dataclass(frozen=True)
@@ -113,6 +122,14 @@ class Named(Protocol):
     @property
     def RULES(self) -> Sequence[str]:  # noqa: N802
         """The rules that can count it, the likeliest first."""
+
+    @property
+    def WALLS(self) -> Sequence[str]:  # noqa: N802
+        """The walls that hold it by themselves."""
+
+    @property
+    def DELIVERS(self) -> bool:  # noqa: N802
+        """Whether bytes are sent to a receiver."""
 
 
 def read_lines(lines: Iterable[str], prefix: str = "") -> tuple[Facts | None, list[Result]]:
@@ -157,20 +174,35 @@ def judge(channels: Sequence[Named], evidence: Evidence) -> list[Outcome]:
 def _outcome(channel: Named, result: Result | None, evidence: Evidence) -> Outcome:
     control = evidence.controls.get(channel.NAME, Control(passed=False, reason="the control was not run"))
     arrived = evidence.arrived.get(channel.NAME, False)
-    refused = result is not None and not result.sent and result.errno in errno.errorcode.values()
-    out = arrived or (result is not None and result.sent)
+    refused = result is not None and not result.sent and is_refusal(result.errno)
+    lost = result is not None and result.sent and not arrived and is_lost(channel, evidence.facts)
+    out = arrived or (result is not None and result.sent and not lost)
     rules = rules_met(channel, result, evidence)
-    blocked = refused and not out and control.passed
+    blocked = (refused or lost) and not out and control.passed
     return Outcome(
         name=channel.NAME,
         number=channel.NUMBER,
         out=out,
         blocked=blocked,
-        wall=wall_of(result.errno, rules, evidence.facts) if blocked and result else "",
+        wall=_wall(channel, result, rules, evidence) if blocked and result else "",
         counted=_counted(rules, evidence.deltas),
         control="passed" if control.passed else "not applicable",
-        reason=_reason(result, arrived=arrived, refused=refused, control=control),
+        reason=_reason(result, arrived=arrived, refused=refused or lost, control=control),
     )
+
+
+def _wall(channel: Named, result: Result, rules: Sequence[Rule], evidence: Evidence) -> str:
+    denying = rules if evidence.enforced else [rule for rule in rules if rule not in CGROUP_BPF]
+    if result.sent:
+        return "namespaces"
+    return wall_of(result.errno, denying, evidence.facts, channel.WALLS)
+
+
+def is_lost(channel: Named, facts: Facts | None) -> bool:
+    """Whether bytes that the kernel took went nowhere: a network of its own that has no device but
+    loopback."""
+    alone = facts is not None and facts.links == 0
+    return alone and channel.DELIVERS and "namespaces" in channel.WALLS
 
 
 def _reason(result: Result | None, *, arrived: bool, refused: bool, control: Control) -> str:
@@ -178,9 +210,9 @@ def _reason(result: Result | None, *, arrived: bool, refused: bool, control: Con
         return "the token arrived" + (f": {result.detail}" if result else "")
     if result is None:
         return "the attempt gave no answer" if control.passed else control.reason
-    if result.sent or not control.passed:
-        return result.detail if result.sent else control.reason
-    return result.detail if refused else f"the attempt met no refusal: {result.detail}"
+    if not control.passed and not result.sent:
+        return control.reason
+    return result.detail if refused or result.sent else f"the attempt met no refusal: {result.detail}"
 
 
 def rules_met(channel: Named, result: Result | None, evidence: Evidence) -> list[Rule]:
@@ -210,29 +242,42 @@ def _counted(rules: Sequence[Rule], deltas: Mapping[Rule, int]) -> str:
     return f'denied{{rule="{moved[0].name.lower()}"}}' if moved else ""
 
 
-def wall_of(error: str, rules: Sequence[Rule], facts: Facts | None) -> str:
-    """Return the wall that held, from the error number and the rules met; "" when it cannot be told."""
+def is_refusal(error: str) -> bool:
+    """Whether the attempt ended as a wall ends it: by an error of the kernel, or killed by the filter."""
+    return error == KILLED or error in errno.errorcode.values()
+
+
+def wall_of(error: str, rules: Sequence[Rule], facts: Facts | None, walls: Sequence[str]) -> str:
+    """Return the wall that held, from the error, the rules met and the walls that can hold the channel; ""
+    when it cannot be told."""
     met = set(rules)
     if met & CGROUP_BPF:
         return "cgroup-bpf"
     if Rule.FOREIGN_FD in met or error == "EBADF":
         return "no-inherited-fd"
+    if error == KILLED:
+        return "seccomp"
     if error in NAMESPACE_ERRORS:
         return "namespaces"
     if error == "EACCES":
-        return "landlock"
-    return _who_said_eperm(met, facts) if error == "EPERM" else ""
+        # Without Landlock it is the file's own mode that refuses another user.
+        return "users" if facts is not None and facts.landlock is False else "landlock"
+    if error == "EPERM":
+        return _who_said_eperm(met, facts, walls)
+    return walls[0] if len(walls) == 1 and walls[0] in SILENT else ""
 
 
-def _who_said_eperm(met: set[Rule], facts: Facts | None) -> str:
-    """EPERM is the filter's word, and the kernel's to a process that lacks a capability (socket(2))."""
+def _who_said_eperm(met: set[Rule], facts: Facts | None, walls: Sequence[str]) -> str:
+    """EPERM is the filter's word, and the kernel's to a process that lacks a right (socket(2), kill(2))."""
     if facts is None:
         return "seccomp" if met & (SOCKET | CALL) else ""
     if met & CALL:
         return "seccomp" if facts.seccomp == 2 else "users"
-    if facts.socket_refused:
+    if facts.socket_refused and "seccomp" in walls:
         return "seccomp"
-    return "users" if facts.capabilities == 0 else ""
+    if facts.capabilities == 0:
+        return "users"
+    return "landlock" if "landlock" in walls else ""
 
 
 def walls_tried(outcomes: Sequence[Outcome], facts: Facts | None) -> dict[str, bool]:

@@ -22,6 +22,7 @@ RULES = (
     *("socket_stream", "socket_datagram", "sock_create", "connect6", "connect4", "sendmsg6", "sendmsg4"),
     "egress",
 )
+WALLS = ("seccomp", "namespaces", "cgroup-bpf")
 DELIVERS = True
 
 ADDRESS = "::ffff:127.0.0.1"

@@ -19,6 +19,7 @@ from homebound.leaktest.target import Attempt, Target, try_each
 NUMBER = 8
 NAME = "packet"
 RULES = ("socket_packet",)
+WALLS = ("seccomp", "namespaces", "users")
 DELIVERS = True
 
 ETHERTYPE = 0x88B5

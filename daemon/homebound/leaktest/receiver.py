@@ -131,10 +131,12 @@ def listening(
                 os.close(file)
 
 
-def bound(family: int, kind: int, address: str, listen: bool = False) -> socket.socket | None:
-    """Return an internet socket bound to a free port of an address, None where the family is missing."""
+def bound(
+    family: int, kind: int, address: str, listen: bool = False, protocol: int = 0
+) -> socket.socket | None:
+    """Return an internet socket bound to a free port of an address, None where the kernel has no such."""
     try:
-        made = socket.socket(family, kind)
+        made = socket.socket(family, kind, protocol)
     except OSError:
         return None
     try:

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from homebound.errors import HomeboundError, UsageError
 from homebound.events import Rule
 from homebound.leaktest.attempts import CHANNELS, Channel
+from homebound.leaktest.elsewhere import ALL, HELD_ELSEWHERE, Elsewhere
 from homebound.leaktest.judge import (
     Control,
     Denial,
@@ -36,11 +37,17 @@ from homebound.leaktest.receiver import Receiver
 from homebound.leaktest.target import Target
 
 SCHEMA = 1
+NOT_APPLICABLE = "not applicable"
 # What is on its way over loopback or through a pipe is there long before.
 GRACE_SECONDS = 0.2
 CONTROL_SECONDS = 30
 ARRIVAL_SECONDS = 2.0
 TOKEN_BYTES = 16
+# A place may have other values for the sandbox: there everything is tried, while the control asks the host
+# only for what does nothing.
+INSIDE = "inside"
+# Receivers are not in /tmp, because a sandbox has one of its own and may write there.
+LASTING = "/var/tmp"
 # The folder above the package: what a control's Python needs to find it.
 PACKAGE_ROOT = Path(__file__).parents[2]
 
@@ -50,6 +57,10 @@ Launcher = Callable[[Sequence[str]], str]
 
 class Watch(Protocol):
     """The kernel's side of the evidence, for the role that the attempts run as."""
+
+    @property
+    def enforces(self) -> bool:
+        """Whether the kernel programs deny what they count."""
 
     def denied(self) -> Mapping[Rule, int]:
         """Read the denied counters."""
@@ -62,6 +73,8 @@ class Watch(Protocol):
 class Unwatched:
     """No kernel programs are loaded: nothing is counted."""
 
+    enforces: bool = False
+
     def denied(self) -> Mapping[Rule, int]:
         """Read nothing."""
         return {}
@@ -73,11 +86,14 @@ class Unwatched:
 
 @dataclass(frozen=True)
 class Report:
-    """All outcomes on one kernel. ``walls``: each wall that was tried, and whether it held."""
+    """All outcomes on one kernel. ``walls``: each wall that was tried, and whether it held; ``without``: the
+    walls that were left out; ``elsewhere``: the ways out that were asked for and cannot be tried."""
 
     kernel: str
     channels: tuple[Outcome, ...]
     walls: Mapping[str, bool]
+    without: tuple[str, ...] = ()
+    elsewhere: tuple[Elsewhere, ...] = ()
 
     @property
     def out(self) -> bool:
@@ -97,12 +113,29 @@ class Report:
             "kernel": self.kernel,
             "channels": [asdict(outcome) for outcome in self.channels],
             "walls": dict(self.walls),
+            "without": list(self.without),
+            "elsewhere": [asdict(row) for row in self.elsewhere],
             "out": self.out,
         }
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
-        """Return number, channel, verdict, wall and counter of each channel, for a table."""
-        return [(str(o.number), o.name, verdict(o), o.wall or "-", o.counted or "-") for o in self.channels]
+        """Return number, channel, verdict, wall and counter of each channel that applies, for a table."""
+        return [
+            (str(o.number), o.name, verdict(o), o.wall or "-", o.counted or "-")
+            for o in self._by_number()
+            if verdict(o) != NOT_APPLICABLE
+        ]
+
+    def rows_not_applicable(self) -> list[tuple[str, str, str]]:
+        """Return number, channel and the reason of each one that this host does not have."""
+        return [(str(o.number), o.name, o.reason) for o in self._by_number() if verdict(o) == NOT_APPLICABLE]
+
+    def _by_number(self) -> list[Outcome]:
+        return sorted(self.channels, key=lambda outcome: outcome.number)
+
+    def rows_elsewhere(self) -> list[tuple[str, str, str]]:
+        """Return number, name and what holds each way out that cannot be tried, for a table."""
+        return [(str(row.number), row.name, row.held) for row in self.elsewhere]
 
 
 def verdict(outcome: Outcome) -> str:
@@ -111,17 +144,19 @@ def verdict(outcome: Outcome) -> str:
         return "OUT"
     if outcome.blocked:
         return "blocked"
-    return "unclear" if outcome.control == "passed" else "not applicable"
+    return "unclear" if outcome.control == "passed" else NOT_APPLICABLE
 
 
-def select_channels(numbers: Sequence[int]) -> tuple[Channel, ...]:
-    """Return the channels of these numbers, all when there are none; UsageError for an unknown number."""
-    known = {channel.NUMBER: channel for channel in CHANNELS}
+def choose(numbers: Sequence[int]) -> tuple[tuple[Channel, ...], tuple[Elsewhere, ...]]:
+    """Return the channels of these numbers and what is held elsewhere, all when there are none.
+
+    Raises UsageError for an unknown number.
+    """
     for number in numbers:
-        if number not in known:
-            listed = ", ".join(map(str, sorted(known)))
-            raise UsageError(f"there is no attempt for channel {number}", f"take one of: {listed}")
-    return tuple(channel for channel in CHANNELS if not numbers or channel.NUMBER in numbers)
+        if number not in ALL:
+            raise UsageError(f"there is no way out of number {number}", f"take one of 1 to {len(ALL)}")
+    channels = tuple(channel for channel in CHANNELS if not numbers or channel.NUMBER in numbers)
+    return channels, tuple(row for row in HELD_ELSEWHERE if not numbers or row.number in numbers)
 
 
 def leaktest(channels: Sequence[Channel], launch: Launcher, watch: Watch) -> Report:
@@ -136,7 +171,8 @@ def leaktest(channels: Sequence[Channel], launch: Launcher, watch: Watch) -> Rep
         lines = launch(["--target", heard.target(token).to_json()]).splitlines()
         time.sleep(GRACE_SECONDS)
         deltas = {rule: count - before.get(rule, 0) for rule, count in watch.denied().items()}
-        return conclude(channels, heard, Tried(token, lines, watch.denials(), deltas))
+        tried = Tried(token, lines, watch.denials(), deltas, enforced=watch.enforces)
+        return conclude(channels, heard, tried)
 
 
 @dataclass(frozen=True)
@@ -148,6 +184,7 @@ class Tried:
     denials: Sequence[Denial] = ()
     deltas: Mapping[Rule, int] = field(default_factory=dict)
     prefix: str = ""
+    enforced: bool = True
 
 
 def conclude(channels: Sequence[Channel], heard: Heard, tried: Tried) -> Report:
@@ -161,6 +198,7 @@ def conclude(channels: Sequence[Channel], heard: Heard, tried: Tried) -> Report:
         denials=tried.denials,
         deltas=tried.deltas,
         facts=facts,
+        enforced=tried.enforced,
     )
     outcomes = judge(channels, evidence)
     return Report(kernel=platform.release(), channels=tuple(outcomes), walls=walls_tried(outcomes, facts))
@@ -180,6 +218,7 @@ class Heard:
         """
         places = {name: dict(receiver.place) for name, receiver in self.open.items()}
         for place in places.values():
+            place.update(place.pop(INSIDE, {}))
             if "known" in place:
                 place["known"] = list(links)
         return Target(token, places)
@@ -191,7 +230,8 @@ def receivers(channels: Sequence[Channel]) -> Iterator[Heard]:
     opened: dict[str, Receiver] = {}
     missing: dict[str, Control] = {}
     with ExitStack() as stack:
-        top = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="homebound-leaktest-")))
+        where = LASTING if Path(LASTING).is_dir() else None
+        top = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="homebound-leaktest-", dir=where)))
         top.chmod(0o755)
         for channel in channels:
             folder = top / channel.NAME
@@ -206,7 +246,10 @@ def receivers(channels: Sequence[Channel]) -> Iterator[Heard]:
 def run_controls(listening: Mapping[str, Receiver]) -> dict[str, Control]:
     """Run the same attempts in a child outside of any sandbox, against the same receivers."""
     token = os.urandom(TOKEN_BYTES).hex()
-    target = Target(token, {name: receiver.place for name, receiver in listening.items()})
+    places = {name: dict(receiver.place) for name, receiver in listening.items()}
+    for place in places.values():
+        place.pop(INSIDE, None)
+    target = Target(token, places)
     words = [sys.executable, "-B", "-s", "-m", "homebound.leaktest.attempts", "--target", target.to_json()]
     given = [receiver.place["fd"] for receiver in listening.values() if "fd" in receiver.place]
     try:

@@ -10,12 +10,25 @@ from __future__ import annotations
 import ctypes
 import errno
 import json
+import os
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# Long enough for a loopback answer on a loaded two-core machine, short enough for a dozen in a canary.
+# Long enough for a loopback answer on a loaded two-core machine.
 TIMEOUT_SECONDS = 0.5
+# What a wall says, rather than a kernel or a host that lacks the thing.
+REFUSALS = ("EPERM", "EACCES", "EROFS", "SIGSYS")
+# Calls without a wrapper in glibc whose numbers differ (syscall_64.tbl, asm-generic/unistd.h). From number
+# 424 on (Linux 5.1) all architectures share one table.
+CALLS: Mapping[str, Mapping[str, int]] = {
+    "add_key": {"x86_64": 248, "aarch64": 217},
+    "keyctl": {"x86_64": 250, "aarch64": 219},
+    "perf_event_open": {"x86_64": 298, "aarch64": 241},
+    "bpf": {"x86_64": 321, "aarch64": 280},
+    "userfaultfd": {"x86_64": 323, "aarch64": 282},
+}
 
 
 @dataclass(frozen=True)
@@ -23,7 +36,7 @@ class Attempt:
     """The answer of one attempt.
 
     ``sent``: the kernel took the bytes (or, where nothing is sent, gave the forbidden thing).
-    ``error``: the name of the errno of the first refusal, "" when sent.
+    ``error``: the name of the errno of the first refusal, or of the signal that ended it; "" when sent.
     ``detail``: one line, a word for each way that was tried.
     """
 
@@ -55,8 +68,18 @@ class Target:
         return cls(token=str(value["token"]), places=dict(value["places"]))
 
 
+class Killed(OSError):
+    """The process that tried was ended by a signal: SIGSYS is seccomp's (seccomp(2))."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"ended by signal {number}")
+        self.signal_name = signal.Signals(number).name
+
+
 def errno_name(error: OSError) -> str:
     """Return the name of an error number, such as EPERM; Python's own timeout counts as ETIMEDOUT."""
+    if isinstance(error, Killed):
+        return error.signal_name
     if error.errno is None:
         return "ETIMEDOUT" if isinstance(error, TimeoutError) else "EIO"
     return errno.errorcode.get(error.errno, str(error.errno))
@@ -82,6 +105,53 @@ def try_each(ways: Mapping[str, Callable[[], None]]) -> Attempt:
     return Attempt(sent=sent, error="" if sent else first, detail=", ".join(words))
 
 
+def try_many(ways: Mapping[str, Callable[[], None]]) -> Attempt:
+    """As try_each, for ways that are many and alike: the detail line names those that got through, and how
+    many met each error."""
+    tried = {word: try_each({word: send}) for word, send in ways.items()}
+    errors = [attempt.error for attempt in tried.values() if not attempt.sent]
+    words = [f"{word} sent" for word, attempt in tried.items() if attempt.sent]
+    words += [f"{errors.count(error)} x {error}" for error in dict.fromkeys(errors)]
+    sent = len(errors) < len(tried)
+    # That one of many is not there at all says nothing of the others.
+    first = next((error for error in errors if error in REFUSALS), errors[0] if errors else "")
+    return Attempt(sent, "" if sent else first, ", ".join(words))
+
+
+def in_child(attempt: Callable[[], None]) -> None:
+    """Run an attempt in a child, which may lose itself in it. Raises the OSError that it raised, or
+    Killed."""
+    pid = os.fork()
+    if pid == 0:
+        status = 255
+        try:
+            attempt()
+            status = 0
+        except OSError as error:
+            status = error.errno or 255
+        finally:  # never return into the caller's code a second time
+            os._exit(status)
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        raise Killed(os.WTERMSIG(status))
+    if os.WEXITSTATUS(status):
+        raise OSError(os.WEXITSTATUS(status), os.strerror(os.WEXITSTATUS(status)))
+
+
+def number_of(name: str) -> int:
+    """Return the number of a call in CALLS on this machine; OSError ENOSYS where it is not known."""
+    number = CALLS[name].get(os.uname().machine)
+    if number is None:
+        raise OSError(errno.ENOSYS, f"the number of {name} is not known on {os.uname().machine}")
+    return number
+
+
+def library_call(name: str, *arguments: Any) -> int:
+    """Call a function of the C library; OSError when it returns a negative number."""
+    result = int(getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments))
+    return _checked(result)
+
+
 def system_call(number: int, *arguments: Any) -> int:
     """Make a system call by its number; OSError when it fails.
 
@@ -89,7 +159,10 @@ def system_call(number: int, *arguments: Any) -> int:
     """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
-    result = int(libc.syscall(ctypes.c_long(number), *arguments))
+    return _checked(int(libc.syscall(ctypes.c_long(number), *arguments)))
+
+
+def _checked(result: int) -> int:
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, errno.errorcode.get(code, str(code)))

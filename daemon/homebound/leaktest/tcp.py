@@ -17,6 +17,7 @@ from homebound.leaktest.target import TIMEOUT_SECONDS, Attempt, Target, try_each
 NUMBER = 1
 NAME = "tcp"
 RULES = ("socket_stream", "sock_create", "connect4", "connect6", "egress")
+WALLS = ("seccomp", "namespaces", "landlock", "cgroup-bpf")
 DELIVERS = True
 
 

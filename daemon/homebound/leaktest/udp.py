@@ -18,6 +18,7 @@ from homebound.leaktest.target import Attempt, Target, try_each
 NUMBER = 3
 NAME = "udp"
 RULES = ("socket_datagram", "sock_create", "connect4", "sendmsg4", "connect6", "sendmsg6", "egress")
+WALLS = ("seccomp", "namespaces", "cgroup-bpf")
 DELIVERS = True
 
 # How long to wait for the ICMP error that tells a sender that nobody listens (RFC 1122, 4.1.3.3).

@@ -19,6 +19,7 @@ from homebound.leaktest.target import TIMEOUT_SECONDS, Attempt, Target, try_each
 NUMBER = 20
 NAME = "unix_abstract"
 RULES = ("socket_unix",)
+WALLS = ("seccomp", "namespaces", "landlock")
 DELIVERS = True
 
 

@@ -18,6 +18,7 @@ from homebound.leaktest.target import TIMEOUT_SECONDS, Attempt, Target, try_each
 NUMBER = 18
 NAME = "unix_path"
 RULES = ("socket_unix",)
+WALLS = ("seccomp", "namespaces")
 DELIVERS = True
 
 

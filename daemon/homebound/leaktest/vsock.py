@@ -18,6 +18,7 @@ from homebound.leaktest.target import Attempt, Target, try_each
 NUMBER = 9
 NAME = "vsock"
 RULES = ("socket_vsock",)
+WALLS = ("seccomp",)
 DELIVERS = False
 
 

@@ -2,7 +2,7 @@
 """The trainer's process: wait for the guard's word, load the app, answer task after task.
 
 What the app prints goes to standard error, which the supervisor keeps on this device. A failure crosses
-the link as a code alone. May import: channel, records, trainer.app.
+the link as a code alone. May import: channel, records, trainer.app, trainer.counting.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from homebound import channel
 from homebound.channel import ChannelClosed, Frame
 from homebound.errors import HomeboundError
 from homebound.records import RefusalCode, pack, unpack
+from homebound.trainer.counting import Examples
 
 APP_FOLDER = Path("/app")
 
@@ -52,7 +53,7 @@ def _preload(name: str) -> None:
 
 
 def _serve(link: socket.socket, settings: dict[str, Any]) -> None:
-    runner = None
+    runner, examples = None, Examples()
     while True:
         frame = channel.read(link, settings["max_body_bytes"])
         if frame.kind == "end":
@@ -60,7 +61,7 @@ def _serve(link: socket.socket, settings: dict[str, Any]) -> None:
         if frame.kind == "load":
             runner = _load(link, settings)
         elif frame.kind == "task":
-            channel.write(link, _answer(runner, frame))
+            channel.write(link, _answer(runner, frame, examples))
 
 
 def _load(link: socket.socket, settings: dict[str, Any]) -> Any:
@@ -77,12 +78,13 @@ def _load(link: socket.socket, settings: dict[str, Any]) -> Any:
     return runner
 
 
-def _answer(runner: Any, frame: Frame) -> Frame:
+def _answer(runner: Any, frame: Frame, examples: Examples) -> Frame:
     task_id = frame.header["task"]
     if runner is None:
         return Frame("failed", {"task": task_id, "code": RefusalCode.APP_NOT_LOADED})
     from homebound.trainer.app import Task
 
+    examples.begin()
     try:
         records = runner.run(
             Task(
@@ -94,10 +96,13 @@ def _answer(runner: Any, frame: Frame) -> Frame:
             )
         )
         header, body = pack(records)
+        counted = {} if examples.count is None else {"counted": examples.count}
+        update = Frame("update", {"task": task_id, "records": header, **counted}, body)
+        channel.encode_header(update)  # names that do not fit are the app's mistake, not a broken link
     except BaseException as error:  # noqa: BLE001 - as above
         _explain(error)
         return Frame("failed", {"task": task_id, "code": RefusalCode.APP_FAILED})
-    return Frame("update", {"task": task_id, "records": header}, body)
+    return update
 
 
 def _explain(error: BaseException) -> None:

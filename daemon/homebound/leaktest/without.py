@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sandbox with walls left out, to measure what each of the others holds: for tests and the docs.
+
+Takes the daemon's own command line for a role and removes from it, so that what is left is what runs in
+earnest. Pure, but for reading which descriptors are inheritable. May import: kernel.sandbox,
+kernel.landlock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+# In the order in which the table shows them. cgroup-bpf is left out by programs that observe.
+WALLS = ("namespaces", "seccomp", "landlock", "cgroup-bpf", "users", "no-inherited-fd")
+ENTER = "homebound.kernel.enter"
+SETPRIV = "/usr/bin/setpriv"
+# The folder above the package on the host, where a role without a mount view finds it.
+PACKAGE_ROOT = str(Path(__file__).parents[2])
+FD_FIRST, FD_LAST = 3, 255
+
+
+def leave_out(words: Sequence[str], walls: Collection[str]) -> list[str]:
+    """The command line that kernel.sandbox.arguments made, without these walls."""
+    split = words.index("--")
+    head, tail = list(words[:split]), list(words[split + 1 :])
+    if "seccomp" in walls:
+        at = head.index("--seccomp")
+        del head[at : at + 2]
+    if "users" in walls:
+        tail = tail[next(i for i, word in enumerate(tail) if i and not word.startswith("--")) :]
+    if "landlock" in walls:
+        at = tail.index(ENTER)
+        del tail[at : at + 2]
+    if "namespaces" in walls:
+        head = _host_view(head)
+        if "landlock" not in walls:
+            at = tail.index(ENTER) + 1
+            tail[at] = _host_paths(tail[at])
+    return [*head, "--", *tail]
+
+
+def _host_view(head: Sequence[str]) -> list[str]:
+    """bubblewrap that shows the host as it is: only its environment and its filter are left of ``head``."""
+    kept = ["bwrap", "--die-with-parent", "--dev-bind", "/", "/", "--chdir", "/tmp", "--clearenv"]
+    for i, word in enumerate(head):
+        if word == "--setenv":
+            kept += head[i : i + 3]
+        elif word == "--seccomp":
+            kept += head[i : i + 2]
+    return [*kept, "--setenv", "PYTHONPATH", PACKAGE_ROOT]
+
+
+def _host_paths(text: str) -> str:
+    """Landlock's paths, with our package where it is on the host."""
+    paths = json.loads(text)
+    paths["execute"] = [*paths["execute"], PACKAGE_ROOT]
+    return json.dumps(paths)
+
+
+def inheritable() -> dict[int, int]:
+    """Our own descriptors that an execve would leave open, each at its number: what a careless spawn hands
+    on."""
+    found = {}
+    for fd in range(FD_FIRST, FD_LAST + 1):
+        with suppress(OSError):
+            if os.get_inheritable(fd):
+                found[fd] = fd
+    return found

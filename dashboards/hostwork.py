@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lower half of the dashboard of one device: rounds, resources, and what watching costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from dashboards.panels import BAD_FROM_ONE, HERE, RANGE, YES_NO, Panel, Query, bars, grown, lines, rows, speed
+
+
+def rounds() -> Iterator[Any]:
+    """Answers, their time, and why some were refused."""
+    yield lines(
+        Panel(
+            "Answers",
+            "What the guard decided: updates and evaluations that were released, and those it refused.",
+            "short",
+            (
+                Query(grown("homebound_update_bytes_count"), "released"),
+                Query(grown("homebound_updates_rejected_total"), "refused"),
+            ),
+            width=6,
+        ),
+        stacked=True,
+    )
+    duration = "homebound_round_seconds"
+    yield lines(
+        Panel(
+            "Length of a round",
+            "Mean time from a training task's start to its release. A gap is a time without rounds.",
+            "s",
+            (Query(f"{speed(duration + '_sum')} / {speed(duration + '_count')}", "mean"),),
+            width=6,
+        )
+    )
+    yield bars(
+        Panel(
+            "Refused, by reason",
+            "In the time shown. The federation gets this code and nothing else.",
+            "short",
+            (
+                Query(
+                    grown("homebound_updates_rejected_total", "reason", window=RANGE),
+                    "{{reason}}",
+                ),
+            ),
+            width=6,
+        ),
+        steps=((None, "green"), (1.0, "orange")),
+    )
+
+
+def budget() -> Iterator[Any]:
+    """What was spent of the privacy budget."""
+    yield lines(
+        Panel(
+            "Privacy budget",
+            "Epsilon of what was released, in the present run and in all, and its limits. An infinite limit "
+            "is not drawn.",
+            "none",
+            (
+                Query(f"max by (scope) (homebound_privacy_epsilon_spent{{{HERE}}})", "spent: {{scope}}"),
+                Query(f"max by (scope) (homebound_privacy_epsilon_limit{{{HERE}}})", "limit: {{scope}}"),
+            ),
+            width=6,
+        )
+    )
+
+
+def resources() -> Iterator[Any]:
+    """What the roles use."""
+    yield lines(
+        Panel(
+            "Processor, by role",
+            "User and system time; 100 % is one processor.",
+            "percentunit",
+            (Query(speed("homebound_cpu_seconds_total", "role"), "{{role}}"),),
+        )
+    )
+    yield lines(
+        Panel(
+            "Memory, by role",
+            "From the role's cgroup, or the sum over its processes where the host has no memory controller.",
+            "bytes",
+            (Query(f"sum by (role) (homebound_memory_bytes{{{HERE}}})", "{{role}}"),),
+        )
+    )
+    yield lines(
+        Panel(
+            "The trainer waits",
+            "Share of time in which some task of it waited for the resource. Empty without pressure files.",
+            "percentunit",
+            (
+                Query(
+                    speed("homebound_pressure_stalled_seconds_total", "resource", more='role="trainer"'),
+                    "{{resource}}",
+                ),
+            ),
+        )
+    )
+
+
+def watching() -> Iterator[Any]:
+    """What watching costs."""
+    run = "homebound_bpf_program_run_seconds_total"
+    yield lines(
+        Panel(
+            "Time spent in BPF programs",
+            "Share of one processor. Counted while the kernel's BPF statistics are on.",
+            "percentunit",
+            (Query(speed(run, "program"), "{{program}}"),),
+        )
+    )
+    yield lines(
+        Panel(
+            "Cost of one run",
+            "Mean time of one run of a program. hb_syscall_exit runs at every system call of the host.",
+            "s",
+            (
+                Query(
+                    f"{speed(run, 'program')} / {speed('homebound_bpf_program_runs_total', 'program')}",
+                    "{{program}}",
+                ),
+            ),
+        )
+    )
+    yield lines(
+        Panel(
+            "Events",
+            "Events read from the ring buffer, and those lost, not understood, or without a map entry.",
+            "short",
+            (
+                Query(grown("homebound_events_total"), "read"),
+                Query(grown("homebound_events_lost_total"), "lost"),
+                Query(grown("homebound_events_undecoded_total"), "not understood"),
+                Query(grown("homebound_bpf_failed_lookups_total"), "failed lookups"),
+            ),
+        )
+    )
+
+
+def whole() -> Iterator[Any]:
+    """Whether programs and walls are all there."""
+    yield rows(
+        Panel(
+            "Programs and their losses",
+            "Whether each BPF program is attached, and events of it that found no room in the time shown.",
+            "short",
+            (
+                Query(f"min by (program) (homebound_bpf_program_attached{{{HERE}}})", ""),
+                Query(grown("homebound_events_lost_total", "program", window=RANGE), ""),
+            ),
+        ),
+        key="program",
+        columns={"program": "program", "Value #A": "attached", "Value #B": "lost"},
+        worst="lost",
+        looks={"attached": Query("", "", words=YES_NO), "lost": Query("", "", "short", steps=BAD_FROM_ONE)},
+    )
+    yield rows(
+        Panel(
+            "Walls",
+            "Whether each wall held when it was last tried.",
+            "short",
+            (Query(f"min by (wall) (homebound_wall_active{{{HERE}}})", ""),),
+        ),
+        key="wall",
+        columns={"wall": "wall", "Value": "holds"},
+        worst="wall",
+        looks={"holds": Query("", "", words=YES_NO)},
+    )
+    yield lines(
+        Panel(
+            "Cost of a scrape",
+            "Time that reading the kernel's counters took, and the memory of the watcher itself.",
+            "s",
+            (Query(f"max by (instance) (homebound_collect_seconds{{{HERE}}})", "{{instance}}"),),
+        )
+    )

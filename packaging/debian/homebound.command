@@ -1,0 +1,7 @@
+#!/usr/lib/homebound/venv/bin/python3 -sP
+# SPDX-License-Identifier: Apache-2.0
+import sys
+
+from homebound.cli import main
+
+sys.exit(main())

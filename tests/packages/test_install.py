@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The packages on a machine: install, nothing starts; configure, train; upgrade; remove; purge leaves none.
+
+One machine for all, in this order: each test goes on where the one before it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from conftest import ROOT
+from system.machine import CLONE, Machine, boot
+
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
+UNIT = "homebound.service"
+DIST = "/srv/dist"
+# What a package leaves by design, and what dpkg and systemd keep for themselves.
+KEPT = (
+    "/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow", "/etc/subuid", "/etc/subgid", "/etc/.pwd.lock",
+    "/var/lib/dpkg/", "/var/log/", "/var/cache/", "/var/lib/apt/", "/var/lib/systemd/", "/etc/machine-id",
+    "/srv/", "/root/", "/etc/ld.so.cache", "/var/lib/logrotate/",
+    "/var/lib/PackageKit/",
+)  # fmt: skip
+FILES = (
+    "find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp \\) -prune -o"
+    " ! -type d -print | sort"
+)
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Machine]:
+    with boot(binds={str(ROOT): CLONE, str(ROOT / "dist"): DIST}) as machine:
+        # Images for builds have it, and it forbids packages to start or stop anything.
+        machine.run("rm -f /usr/sbin/policy-rc.d")
+        yield machine
+
+
+def install(machine: Machine, *files: str) -> str:
+    words = " ".join(f"{DIST}/{file}" if "/" not in file else file for file in files)
+    done = machine.run(f"apt-get install -y --no-install-recommends {words} 2>&1", seconds=200)
+    return done.stdout
+
+
+def files_and_folders(machine: Machine) -> set[str]:
+    """Every file, and every folder with our name."""
+    found = machine.out(FILES).splitlines()
+    found += machine.out("find /etc /usr /var -xdev -type d -name '*homebound*'").splitlines()
+    return {name for name in found if not name.startswith(KEPT)}
+
+
+def test_install_starts_nothing(machine: Machine) -> None:
+    machine.share.joinpath("before").write_text("\n".join(sorted(files_and_folders(machine))))
+    install(machine, "homebound_*.deb")
+    assert machine.run(f"systemctl is-enabled {UNIT}", check=False).stdout.strip() == "disabled"
+    assert machine.run(f"systemctl is-active {UNIT}", check=False).stdout.strip() == "inactive"
+    assert machine.out("homebound --version").startswith("homebound ")
+    assert machine.out("stat -c %U:%a /usr/lib/homebound/venv/bin/homebound") == "root:755"
+    assert machine.out("getent passwd homebound-guard").endswith(":/usr/sbin/nologin")
+    # Compiled once, at installation: a role could not write it.
+    assert machine.out("ls /usr/lib/homebound/venv/lib/python*/site-packages/homebound/__pycache__") != ""
+
+
+def test_without_configuration_it_says_what_to_do(machine: Machine) -> None:
+    assert machine.run(f"systemctl start {UNIT}", check=False).returncode == 1
+    assert machine.show(UNIT, "ExecMainStatus", "NRestarts") == {"ExecMainStatus": "78", "NRestarts": "0"}
+    assert "/etc/homebound/homebound.toml: federation.address is missing" in machine.journal(UNIT)
+    machine.run(f"systemctl reset-failed {UNIT}")
+
+
+def test_manual_completion_catalog(machine: Machine) -> None:
+    assert "Read FILE in place of" in machine.out("man homebound | cat")
+    assert "federation.address" in machine.out("man homebound.toml | cat")
+    assert "homebound_violations_total" in machine.out("man homebound-metrics | cat")
+    shown = machine.out("journalctl --no-pager --dump-catalog | grep -c 'Defined-By: homebound'")
+    assert int(shown) > 10
+    words = "source /usr/share/bash-completion/completions/homebound; complete -p homebound"
+    assert "_homebound_completion" in machine.out(words)
+    completed = machine.out(
+        "COMP_WORDS='homebound led' COMP_CWORD=1 _HOMEBOUND_COMPLETE=bash_complete homebound"
+    )
+    assert completed == "plain,ledger"
+
+
+def test_trainer_trains(machine: Machine) -> None:
+    install(machine, "homebound-trainer_*.deb")
+    shown = json.loads(machine.run("homebound show-config --json", check=False).stdout)
+    assert shown["settings"]["trainer.python"]["origin"] == "/usr/lib/homebound/conf.d/50-trainer.toml"
+    done = machine.run(
+        f"PYTHONPATH={CLONE}/daemon {CLONE}/.venv/bin/python -B {CLONE}/tests/system/rounds.py 2",
+        check=False, seconds=250,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr + machine.journal(UNIT)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["verified"]
+    assert result["violations"] == []
+    # It was the package's interpreter, and its torch.
+    roles = json.loads(machine.run("homebound status --json", check=False).stdout)["roles"]
+    program = machine.out(f"tr '\\0' '\\n' </proc/{roles['trainer']['pid']}/cmdline | head -1")
+    assert program == "/usr/lib/homebound/trainer/bin/python3"
+
+
+def test_nothing_gets_out(machine: Machine) -> None:
+    done = machine.run("homebound leaktest --json", check=False, seconds=120)
+    channels = json.loads(done.stdout)["channels"]
+    assert channels
+    assert done.returncode == 0, done.stdout
+
+
+def test_upgrade_restarts_and_keeps(machine: Machine) -> None:
+    """A newer package over a running daemon: it runs anew, with its ledger and the administrator's file."""
+    machine.run("echo '# mine' >>/etc/homebound/homebound.toml")
+    _newer(machine)
+    main = machine.show(UNIT, "MainPID")["MainPID"]
+    before = machine.out("homebound ledger verify")
+    said = machine.run(
+        "DEBIAN_FRONTEND=noninteractive dpkg -i --force-confold --force-depends /root/newer.deb 2>&1",
+        seconds=200,
+    ).stdout
+    machine.wait(UNIT, "SubState", "running")
+    assert machine.show(UNIT, "MainPID")["MainPID"] != main, said
+    assert machine.out("homebound ledger verify") == before
+    assert machine.out("tail -1 /etc/homebound/homebound.toml") == "# mine"
+    # And back again.
+    machine.run(f"dpkg -i --force-downgrade --force-confold {DIST}/homebound_*.deb 2>&1", seconds=200)
+    machine.wait(UNIT, "SubState", "running")
+    assert machine.out("homebound ledger verify") == before
+
+
+def _newer(machine: Machine) -> None:
+    """The same package with a higher version, packed quickly."""
+    machine.run(
+        f"dpkg-deb -R {DIST}/homebound_*.deb /root/newer"
+        " && sed -i 's/^Version: .*/&+newer1/' /root/newer/DEBIAN/control"
+        " && dpkg-deb -Zgzip -z1 -b /root/newer /root/newer.deb && rm -rf /root/newer",
+        seconds=200,
+    )
+
+
+def test_remove_keeps_state_and_purge_does_not(machine: Machine) -> None:
+    machine.run("apt-get remove -y homebound-trainer homebound 2>&1", seconds=120)
+    assert machine.run(f"systemctl is-active {UNIT}", check=False).stdout.strip() == "inactive"
+    assert machine.out("ls /var/lib/homebound/default/guard") != ""
+    assert machine.out("tail -1 /etc/homebound/homebound.toml") == "# mine"
+    machine.run("apt-get purge -y homebound-trainer homebound 2>&1", seconds=120)
+    before = set(machine.share.joinpath("before").read_text().splitlines())
+    deadline = time.monotonic() + 5
+    while (left := files_and_folders(machine) - before) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert left == set()
+    assert machine.run("ls -d /sys/fs/bpf/homebound /run/homebound", check=False).stdout == ""
