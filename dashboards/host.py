@@ -174,7 +174,7 @@ def _rooms() -> Iterator[Any]:
         )
 
 
-def _left() -> Iterator[Any]:
+def _sent() -> Iterator[Any]:
     yield lines(
         Panel(
             "Sent, by role",
@@ -204,6 +204,10 @@ def _left() -> Iterator[Any]:
             ),
         )
     )
+
+
+def _left() -> Iterator[Any]:
+    yield from _sent()
     yield lines(
         Panel(
             "Released against sent",

@@ -32,7 +32,18 @@ FORBIDDEN_NAMES = frozenset({"util", "utils", "helper", "helpers", "common", "ma
 FORBIDDEN_VERBS = frozenset({"process", "handle", "manage", "do"})
 # socketserver, http.server and httpx call these.
 OWED_NAMES = frozenset(
-    {"do_GET", "handle", "handle_error", "handle_request", "process_request", "process_request_thread"}
+    {
+        "do_GET",
+        "do_POST",
+        "handle_starttag",
+        "handle_endtag",
+        "handle_data",
+        "handle",
+        "handle_error",
+        "handle_request",
+        "process_request",
+        "process_request_thread",
+    }
 )
 # Paths of a developer's machine and hosts of package registries; [] hides the rule from itself.
 MACHINE = re.compile(

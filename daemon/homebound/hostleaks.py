@@ -29,14 +29,14 @@ class Hole:
 
 def look(data: Path | None, proc: Path = Path("/proc")) -> Iterator[Hole]:
     """All of them on this host; ``data`` is the data folder, if there is one."""
-    yield _process_names(proc)
+    yield _names_of_processes(proc)
     yield _crash_lines(proc)
     yield _swap(proc)
     if data is not None:
         yield _data(data, proc)
 
 
-def _process_names(proc: Path) -> Hole:
+def _names_of_processes(proc: Path) -> Hole:
     """A process names itself, and its arguments are its own memory; whoever reads /proc sees both."""
     options = next((options for place, _, options in _mounts(proc) if place == "/proc"), "")
     hidden = any(f"hidepid={word}" in options for word in ("2", "invisible", "4", "ptraceable"))

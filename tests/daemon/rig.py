@@ -52,9 +52,9 @@ class Ended:
         said = [line for line in self.lines if not line.endswith(" stopped")]
         assert "Traceback" not in "\n".join(said), said
         hints = [line for line in said if line.startswith("  hint: ")]
-        whats = [line for line in said if line.startswith("homebound: ")]
+        findings = [line for line in said if line.startswith("homebound: ")]
         assert len(hints) == 1, said
-        assert said == [*whats, *hints], said
+        assert said == [*findings, *hints], said
         return "\n".join(said)
 
 

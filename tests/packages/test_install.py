@@ -20,7 +20,8 @@ UNIT = "homebound.service"
 DIST = "/srv/dist"
 # What a package leaves by design, and what dpkg and systemd keep for themselves.
 KEPT = (
-    "/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow", "/etc/subuid", "/etc/subgid", "/etc/.pwd.lock",
+    "/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow", "/etc/subuid", "/etc/subgid",
+    "/etc/.pwd.lock",
     "/var/lib/dpkg/", "/var/log/", "/var/cache/", "/var/lib/apt/", "/var/lib/systemd/", "/etc/machine-id",
     "/srv/", "/root/", "/etc/ld.so.cache", "/var/lib/logrotate/",
     "/var/lib/PackageKit/",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every message of ours under a real journald: number, fields, priority, and what journalctl -x says to it."""
+"""Every message of ours under a real journald: number, fields, priority, and what -x says to it."""
 
 from __future__ import annotations
 

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The packages on a kernel 6.1 with controllers and BPF LSM: rounds, walls, reboot, power cut.
 
-Wants an image: ``tests/system/vm/image.sh bookworm FOLDER dist/*.deb``, named by HOMEBOUND_VM_IMAGE. Not part of
-``make test``: a boot takes half a minute of emulation, training minutes.
+Wants an image: ``tests/system/vm/image.sh bookworm FOLDER dist/*.deb``, named by HOMEBOUND_VM_IMAGE. Not
+part of ``make test``: a boot is half a minute of emulation, training minutes.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,11 +21,11 @@ TRAIN = f"PYTHONPATH={CLONE}/daemon {CLONE}/.venv/bin/python -B {CLONE}/tests/sy
 
 
 @pytest.fixture(scope="module")
-def vm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vm]:
+def vm(tmp_path_factory: pytest.TempPathFactory) -> Vm:
     image = os.environ.get("HOMEBOUND_VM_IMAGE")
     if not image:
         pytest.fail("HOMEBOUND_VM_IMAGE names no folder of image.sh", pytrace=False)
-    yield Vm.make(Path(image), tmp_path_factory.mktemp("vm"))
+    return Vm.make(Path(image), tmp_path_factory.mktemp("vm"))
 
 
 def test_two_rounds_and_a_leaktest(vm: Vm) -> None:

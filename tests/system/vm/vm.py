@@ -116,7 +116,7 @@ def _write_tape(path: Path, files: Mapping[str, str]) -> None:
 
 
 def _await(process: subprocess.Popen[bytes], output: Path, seconds: float, cut_at: str) -> None:
-    """Until it powers itself off, says ``cut_at``, or the time is up; then it is killed, as by a power cut."""
+    """Until it powers itself off, says ``cut_at``, or the time is up; then it is killed: a power cut."""
     deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:
         if cut_at and cut_at in _text(output):
