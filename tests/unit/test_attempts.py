@@ -3,20 +3,33 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import signal
 import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from homebound.leaktest import dns, icmp
+from homebound.leaktest import dns, icmp, nodes, quic
 from homebound.leaktest.receiver import Listening, bound, listening, port_of
-from homebound.leaktest.target import Attempt, Target, errno_name, system_call, try_each
+from homebound.leaktest.target import (
+    Attempt,
+    Killed,
+    Target,
+    errno_name,
+    in_child,
+    system_call,
+    try_each,
+    try_many,
+)
+from homebound.leaktest.victim import SIGNAL, victim
 
 TOKEN = "0123456789abcdef" * 2
 NOT_A_CALL = 1023  # no architecture has a system call of this number
@@ -123,3 +136,55 @@ def test_a_pipe_is_read() -> None:
     os.close(writing)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.read(reading, 1)
+
+
+def test_many_ways_are_told_in_few_words() -> None:
+    ways = {str(number): lambda: refuse(errno.ENOENT) for number in range(3)}
+    assert try_many(ways) == Attempt(sent=False, error="ENOENT", detail="3 x ENOENT")
+    # That some are not there says nothing of the wall; that one was refused does.
+    refused = {**ways, "x": lambda: refuse(errno.EPERM)}
+    assert try_many(refused) == Attempt(sent=False, error="EPERM", detail="3 x ENOENT, 1 x EPERM")
+    assert try_many({**refused, "y": lambda: None}).detail == "y sent, 3 x ENOENT, 1 x EPERM"
+    assert try_many({**refused, "y": lambda: None}).sent
+
+
+def test_what_a_child_met_is_told() -> None:
+    in_child(lambda: None)
+    with pytest.raises(OSError, match="Permission denied"):
+        in_child(lambda: refuse(errno.EACCES))
+    with pytest.raises(Killed) as caught:
+        in_child(lambda: os.kill(os.getpid(), signal.SIGSYS))
+    assert errno_name(caught.value) == "SIGSYS"
+    # A fault of the attempt is no refusal, in a child neither.
+    with pytest.raises(OSError) as fault:  # noqa: PT011 - its number is looked at
+        in_child(lambda: (1 // 0, None)[1])
+    assert errno_name(fault.value) not in errno.errorcode.values()
+
+
+def test_an_initial_of_quic_is_full_and_has_the_token() -> None:
+    data = quic.initial(TOKEN.encode())
+    assert len(data) == 1200
+    assert data[0] & 0xC0 == 0xC0
+    assert struct.unpack("!I", data[1:5]) == (1,)
+    assert TOKEN.encode() in data
+    with pytest.raises(ValueError, match="does not fit"):
+        quic.initial(bytes(1200))
+
+
+def test_the_victim_tells_what_reached_it() -> None:
+    with victim() as made:
+        assert not made.holds(TOKEN)
+        for at in range(0, len(TOKEN), 4):
+            value = ctypes.c_void_p(int.from_bytes(TOKEN[at : at + 4].encode(), "big"))
+            assert ctypes.CDLL(None).sigqueue(made.place["pid"], SIGNAL, value) == 0
+        assert made.holds(TOKEN)
+
+
+def test_nothing_to_open_is_said(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="this host has no RDMA device"):
+        nodes.place([], ["/dev/x"], "RDMA device")
+    assert nodes.place(["/dev/a"], ["/dev/b"], "x")["inside"] == {"paths": ["/dev/a", "/dev/b"]}
+    assert nodes.present(["null", "no-such-*"]) == ["/dev/null"]
+    (made,) = nodes.make_in_each([str(tmp_path)]).values()
+    made()
+    assert list(tmp_path.iterdir()) == []
