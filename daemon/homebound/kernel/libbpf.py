@@ -54,7 +54,7 @@ SIGNATURES: Mapping[str, tuple[type, tuple[type, ...]]] = {
 class LibbpfError(HomeboundError):
     """libbpf is missing, or the kernel refused what it was asked for. ``code`` is an errno."""
 
-    def __init__(self, message: str, hint: str, code: int) -> None:
+    def __init__(self, message: str, hint: str, code: int = 0) -> None:
         super().__init__(message, hint)
         self.code = code
 
