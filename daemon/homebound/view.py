@@ -101,7 +101,7 @@ def _facts(document: Mapping[str, Any], now: float) -> list[tuple[str, str]]:
     if document.get("ledger"):
         facts.append(("ledger", _ledger_line(document["ledger"])))
     if document.get("limits"):
-        facts.append(("trainer's limits", _limits(document["limits"])))
+        facts.append(("limits", _limits(document["limits"])))
     if document["refused"]:
         codes = ", ".join(f"{code} {count}" for code, count in document["refused"].items())
         facts.append(("refused", codes))
