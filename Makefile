@@ -15,8 +15,9 @@ STAMPS := $(VENV)/stamps
 PINS := packaging/requirements/runtime.txt packaging/requirements/dev.txt
 # Arguments for pytest: make test-kernel ARGS="-k connect4 -x"
 ARGS ?=
+FUZZ_SECONDS ?= 600
 
-.PHONY: help setup debian bpf demo test check test-kernel test-leaks test-federation deb test-packages bench dashboards fix clean FORCE
+.PHONY: help setup debian bpf demo test check test-kernel test-leaks test-federation deb test-packages bench fuzz dashboards fix clean FORCE
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | \
@@ -76,6 +77,10 @@ test-packages: deb ## install, use, upgrade and purge what is in dist/; build it
 
 bench: setup bpf ## measure rounds, memory and overhead; prints, asserts no time (root)
 	@$(PYTHON) -m pytest tests/bench -s $(ARGS)
+
+fuzz: setup ## ten minutes of coverage-guided fuzzing of the guard's parser; findings in build/fuzz
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check -r packaging/requirements/fuzz.txt
+	@$(PYTHON) tests/fuzz/frames.py -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 $(ARGS)
 
 dashboards: setup ## make the Grafana dashboards and docs/metrics.md anew
 	@$(PYTHON) -m dashboards.build

@@ -6,7 +6,7 @@
 // no socket of the role owns: resets and acknowledgements that the kernel sends for a socket that is gone and,
 // over IPv6 before Linux 6.6 (223f5f79f2ce), the SYN-ACK of a listener. None of them carries payload.
 #include "include/packet.bpf.h"
-#include "include/report.bpf.h"
+#include "include/credit.bpf.h"
 
 #define AF_INET 2
 #define AF_INET6 10
@@ -48,32 +48,37 @@ static __always_inline int may_send(__u32 role, const struct hb_packet *packet)
 // TCP payload in this packet that was not sent before. The end of the stream so far is kept beside the socket;
 // sequence numbers wrap, so they are compared by the sign of their difference (RFC 9293, 3.4). SYN and FIN
 // take a number but carry nothing. A SYN starts the stream anew: a socket may be disconnected and connected
-// again with another first number. Without storage everything counts: never too little.
-static __always_inline __u64 fresh_payload(struct __sk_buff *skb, const struct hb_packet *packet)
+// again with another first number. Without storage everything counts: never too little. What has no credit is
+// no part of the stream yet: it will come again. Sets ``credited`` to whether the packet may pass.
+static __always_inline __u64 fresh_payload(struct __sk_buff *skb, const struct hb_packet *packet,
+					   __u32 role, int *credited)
 {
 	__u32 start = packet->sequence + packet->opens_stream;
 	__u32 payload = skb->len > packet->headers ? skb->len - packet->headers : 0;
 	struct hb_stream fresh = {.next_sequence = start};
 	struct bpf_sock *sk = skb->sk;
 	struct hb_stream *stream;
-	__s32 beyond;
+	__u32 beyond = payload;
 
 	if (!payload && !packet->opens_stream)
 		return 0;
 	if (sk)
 		sk = bpf_sk_fullsock(sk);
 	stream = sk ? bpf_sk_storage_get(&streams, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE) : 0;
-	if (!stream) {
+	if (!stream)
 		hb_count_failure(HB_PROGRAM_EGRESS);
-		return payload;
-	}
-	if (packet->opens_stream)
-		stream->next_sequence = start;
-	beyond = start + payload - stream->next_sequence;
-	if (beyond <= 0)
+	else if (!packet->opens_stream)
+		beyond = start + payload - stream->next_sequence;
+	if ((__s32)beyond <= 0 && !packet->opens_stream)
 		return 0;
-	stream->next_sequence = start + payload;
-	return (__u32)beyond < payload ? (__u32)beyond : payload;
+	if (beyond > payload)
+		beyond = payload;
+	if (role == HB_ROLE_GATEWAY && settings.allowance_burst)
+		*credited = hb_spend(HB_PROGRAM_EGRESS,
+				     packet->opens_stream ? beyond + packet->headers : beyond);
+	if (stream && (*credited || !settings.enforce))
+		stream->next_sequence = start + payload;
+	return beyond;
 }
 
 static __always_inline void count_traffic(struct __sk_buff *skb, const struct hb_packet *packet,
@@ -108,22 +113,27 @@ int hb_egress(struct __sk_buff *skb)
 {
 	struct hb_packet packet = {};
 	struct hb_event event;
-	__u32 role = role_of_socket(skb), verdict;
+	__u32 role = role_of_socket(skb), rule = HB_RULE_EGRESS, verdict;
 	__u64 stream_bytes = 0;
-	int error = hb_parse(skb, &packet);
+	int error = hb_parse(skb, &packet), credited = 1;
 
 	if (error)
 		hb_count_failure(HB_PROGRAM_EGRESS);
 	verdict = may_send(role, &packet) ? HB_ALLOWED : HB_DENIED;
 	if (packet.protocol == HB_TCP && (verdict == HB_ALLOWED || !settings.enforce))
-		stream_bytes = fresh_payload(skb, &packet);
+		stream_bytes = fresh_payload(skb, &packet, role, &credited);
+	if (verdict == HB_ALLOWED && !credited) {
+		verdict = HB_DENIED;
+		rule = HB_RULE_CREDIT;
+		stream_bytes = settings.enforce ? 0 : stream_bytes;
+	}
 	count_traffic(skb, &packet, HB_PROGRAM_EGRESS,
 		      hb_traffic_index(role, HB_TRANSMIT, packet.family, packet.protocol, verdict),
 		      stream_bytes);
 	if (verdict == HB_ALLOWED)
 		return PASS;
-	hb_count_denied(HB_PROGRAM_EGRESS, role, HB_RULE_EGRESS);
-	hb_begin_denied(&event, HB_PROGRAM_EGRESS, role, HB_RULE_EGRESS);
+	hb_count_denied(HB_PROGRAM_EGRESS, role, rule);
+	hb_begin_denied(&event, HB_PROGRAM_EGRESS, role, rule);
 	event.port = packet.destination_port;
 	__builtin_memcpy(event.address, packet.destination, sizeof(event.address));
 	report_packet(skb, &packet, &event, error);

@@ -13,6 +13,7 @@ struct hb_event layout_event;
 enum hb_role layout_role;
 enum hb_rule layout_rule;
 enum hb_kind layout_kind;
+enum hb_credit layout_credit;
 enum hb_program layout_program;
 enum hb_direction layout_direction;
 enum hb_family layout_family;

@@ -31,6 +31,7 @@ enum hb_rule {
 	HB_RULE_SENDMSG6 = 14,
 	HB_RULE_EGRESS = 15,
 	HB_RULE_INGRESS = 16,
+	HB_RULE_CREDIT = 17,
 	HB_RULE_SOCKET_STREAM = 20,
 	HB_RULE_SOCKET_DATAGRAM = 21,
 	HB_RULE_SOCKET_RAW = 22,
@@ -52,6 +53,15 @@ enum hb_kind {
 	HB_KIND_DENIED = 10,
 	HB_KIND_CANARY = 20,
 	HB_KIND_ROLE_EXIT = 30,
+};
+
+// Cells of the credit map: bytes of stream granted since load by one writer each, and what was used of them.
+enum hb_credit {
+	HB_CREDIT_GUARD = 0, // written through a mapping of the map
+	HB_CREDIT_SUPERVISOR =
+		1,          // its sum with the first may fall: what is left over is taken back
+	HB_CREDIT_USED = 2, // written by hb_egress
+	HB_CREDIT_MAX = 4,
 };
 
 // Index into program_state, and "program" of an event.
@@ -118,6 +128,9 @@ enum hb_shape {
 struct hb_settings {
 	__u32 role_level; // depth of the role cgroups below the root of the cgroup hierarchy
 	__u32 enforce;    // 1: deny; 0: count as denied, but allow
+	// What the gateway may send without a grant: bytes of stream a second, and at the most at once.
+	__u32 allowance_rate;
+	__u32 allowance_burst; // 0: the gateway needs no credit
 };
 
 // Key of the allow map. IPv4 addresses are v4-mapped (RFC 4291, 2.5.5.2), so there is one code path.

@@ -62,6 +62,15 @@ struct {
 	__type(value, __u32); // HB_SYSCALL_RULE, HB_SYSCALL_SHAPE
 } syscall_rule SEC(".maps");
 
+// Mapped by the guard, which may make no bpf(2) call.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, HB_CREDIT_MAX);
+	__type(key, __u32); // enum hb_credit
+	__type(value, __u64);
+} credit SEC(".maps");
+
 // Threads whose socket() hb_sock_create has just refused: the failed return of that call is the same
 // refusal, not a second one. Least recently used goes first, so a killed thread leaves nothing behind.
 struct {

@@ -32,6 +32,11 @@ HINT_CHARACTERS = 200
 _DECIDED = ("released", "refused", "acknowledged", "dropped")
 
 
+def wire_bytes(payload_bytes: int) -> int:
+    """What a release of this size may cost as bytes of stream."""
+    return int(payload_bytes * OVERHEAD_RATIO) + OVERHEAD_BYTES
+
+
 @dataclass(frozen=True)
 class Task:
     """One task of the federation. ``state``: started, released, refused, acknowledged or dropped. Times are
@@ -55,7 +60,7 @@ class Task:
         """How many pushed bytes its release explains; 0 for a push that names no task."""
         if not self.task:
             return 0
-        return self.attempts * (int(self.payload_bytes * OVERHEAD_RATIO) + OVERHEAD_BYTES)
+        return self.attempts * wire_bytes(self.payload_bytes)
 
     @property
     def surplus_bytes(self) -> int:

@@ -3,11 +3,12 @@
 
 Needs no kernel feature and changes nothing. Each check takes the values that were right so far and is
 passed over when one that it needs was not, so that all faults show at once.
-May import: apptree, datafolder, errors, events, kernel.sandbox, roles, settings, users.
+May import: apptree, datafolder, epsilon, errors, events, kernel.sandbox, roles, settings, users.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -16,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from homebound import apptree, datafolder, roles, users
+from homebound.epsilon import epsilon
 from homebound.errors import ConfigError
 from homebound.events import Role
 from homebound.kernel import sandbox
 from homebound.settings import Settings
 
+# A multiplier below it has no square.
+TINY = 1e-150
 SOCKET_PATH_MAX = 107  # sun_path has 108 bytes, the last one is NUL: unix(7)
 
 Values = Mapping[str, Any]
@@ -212,6 +216,19 @@ def _socket(values: Values) -> Iterator[Fault]:
         )
 
 
+def _budget(values: Values) -> Iterator[Fault]:
+    """Whether the limits leave room for a single release: else nothing would ever train."""
+    noise, delta = values["guard.noise_multiplier"], values["guard.delta"]
+    one = epsilon(1 / noise**2, delta) if noise > TINY else math.inf
+    for key in ("guard.epsilon_limit", "guard.run_epsilon_limit"):
+        limit = values[key]
+        if limit and one > limit:
+            cost = f"costs {one:.4g}" if noise else "has no bound without noise"
+            yield Fault(
+                key, f"allows no release: one {cost}", "raise guard.noise_multiplier, or 0 for no limit"
+            )
+
+
 CHECKS: Mapping[tuple[str, ...], Callable[[Values], Iterator[Fault]]] = {
     ("app.path",): _app,
     ("app.path", "app.tree_sha256"): _approved,
@@ -223,4 +240,5 @@ CHECKS: Mapping[tuple[str, ...], Callable[[Values], Iterator[Fault]]] = {
     ("paths.state", "data.path"): _state_in_data,
     ("paths.run", "data.path"): _run_in_data,
     ("paths.run", "name"): _socket,
+    ("guard.noise_multiplier", "guard.delta", "guard.epsilon_limit", "guard.run_epsilon_limit"): _budget,
 }

@@ -52,6 +52,7 @@ class Rule(_Label, enum.IntEnum):
     SENDMSG6 = 14
     EGRESS = 15
     INGRESS = 16
+    CREDIT = 17
     SOCKET_STREAM = 20
     SOCKET_DATAGRAM = 21
     SOCKET_RAW = 22
@@ -66,6 +67,17 @@ class Rule(_Label, enum.IntEnum):
     NAMESPACE = 33
     TRACE = 34
     KERNEL = 35
+
+
+class Credit(_Label, enum.IntEnum):
+    """Cells of the map ``credit``: bytes granted by each of two writers, and how many of them were used."""
+
+    GUARD = 0
+    SUPERVISOR = 1
+    USED = 2
+
+
+CREDIT_MAX = 4
 
 
 class Kind(_Label, enum.IntEnum):
@@ -156,7 +168,7 @@ _U8, _U16, _U32, _U64, _S32 = (
 class SettingsRecord(ctypes.Structure):
     """struct hb_settings"""
 
-    _fields_ = (("role_level", _U32), ("enforce", _U32))
+    _fields_ = (("role_level", _U32), ("enforce", _U32), ("allowance_rate", _U32), ("allowance_burst", _U32))
 
 
 class EndpointRecord(ctypes.Structure):
@@ -318,7 +330,7 @@ def decode(record: bytes) -> Event | Flaw:
         role, rule, program = Role(raw.role), Rule(raw.rule), Program(raw.program)
     except ValueError:
         return Flaw.VALUE
-    named = Rule.CONNECT4 <= rule <= Rule.INGRESS
+    named = Rule.CONNECT4 <= rule <= Rule.CREDIT
     return Event(
         kind=Kind.DENIED,
         role=role,

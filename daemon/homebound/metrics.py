@@ -33,7 +33,9 @@ SANDBOXED = ("watcher", "trainer", "guard", "gateway", "canary")
 DAEMON = ("supervisor", "watcher", "trainer", "guard", "gateway")
 STARTED = ("watcher", "trainer", "guard", "gateway")
 ROLES = ("none", "supervisor", *SANDBOXED)
-PROGRAM_RULES = ("sock_create", "connect4", "connect6", "sendmsg4", "sendmsg6", "egress", "ingress")
+PROGRAM_RULES = (
+    "sock_create", "connect4", "connect6", "sendmsg4", "sendmsg6", "egress", "ingress", "credit",
+)  # fmt: skip
 RULES = (
     *PROGRAM_RULES,
     "socket_stream", "socket_datagram", "socket_raw", "socket_packet", "socket_vsock", "socket_unix",

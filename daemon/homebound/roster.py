@@ -29,7 +29,7 @@ from homebound.launch import Links, memory_file
 from homebound.roles import CREDENTIALS, STATE, Spec
 from homebound.settings import Settings
 
-CONTROL_FD, SETTINGS_FD, LINK_FD, KEY_FD = 3, 4, 5, 6
+CONTROL_FD, SETTINGS_FD, LINK_FD, KEY_FD, CREDIT_FD = 3, 4, 5, 6, 7
 # The watcher's many descriptors begin here, above the seccomp filter's number.
 WATCHED_FD = 16
 
@@ -72,13 +72,16 @@ class Roster:
         placed = {numbers[name]: fd for name, fd in fds.items()}
         return self._start_controlled(spec, describe(numbers), [], placed)
 
-    def start_data_path(self, dial: str) -> tuple[Member, Member]:
-        """Guard and gateway with the link between them; ``dial`` is the address that may be reached."""
+    def start_data_path(self, dial: str, credit: int) -> tuple[Member, Member]:
+        """Guard and gateway with the link between them; ``dial`` is the address that may be reached,
+        ``credit`` our descriptor of the map by which the guard lets the gateway send."""
         guard_end, gateway_end = channel.pair()
         words, fds = ["--gateway", str(LINK_FD), "--state", STATE], {LINK_FD: guard_end.fileno()}
         if key := credentials.find("ledger_key"):
             fds[KEY_FD] = os.open(key, os.O_RDONLY | os.O_CLOEXEC)
             words += ["--key-fd", str(KEY_FD)]
+        fds[CREDIT_FD] = credit
+        words += ["--credit-fd", str(CREDIT_FD)]
         try:
             guard = self._start_controlled(
                 roles.guard(self._users[Role.GUARD], self._instance.guard_state),

@@ -101,11 +101,7 @@ def compose(daemon: Supervisor) -> dict[str, Any]:
     daemon.listen(Role.GATEWAY)
     life, books = daemon.life, daemon.accounts
     denied = maps.read_denied(daemon.walls.probes.map_fd("denied")) if daemon.walls else {}
-    stream = sum(
-        cell.stream_bytes
-        for key, cell in traffic.items()
-        if key.role is Role.GATEWAY and key.direction is Direction.TRANSMIT
-    )
+    stream = _gateway_stream(traffic)
     open_bytes = accounts.reconcile(stream, books)
     newest = books.tasks[-1] if books.tasks else None
     return {
@@ -135,6 +131,7 @@ def compose(daemon: Supervisor) -> dict[str, Any]:
             "reason": books.federation.reason,
             "hint": books.federation.hint,
         },
+        "credit": {cell.label: n for cell, n in daemon.walls.probes.credit().items()} if daemon.walls else {},
         "denied": _denied(denied),
         "denied_recent": list(life.recent)[-64:],
         "resource_source": _used(daemon.place, Role.SUPERVISOR)["source"],
@@ -151,6 +148,23 @@ def _limits(daemon: Supervisor) -> dict[str, dict[str, Any]]:
         "tasks": {"max": trainer.tasks_max, "by": tasks},
         "memory": {"max": trainer.memory_max_bytes, "by": memory},
     }
+
+
+def _gateway_stream(traffic: TrafficTable) -> int:
+    """TCP payload that the gateway sent."""
+    return sum(
+        cell.stream_bytes
+        for key, cell in traffic.items()
+        if key.role is Role.GATEWAY and key.direction is Direction.TRANSMIT
+    )
+
+
+def unaccounted(daemon: Supervisor) -> int:
+    """Bytes that nobody explains now, of all that the gateway was heard to declare."""
+    if daemon.walls is None:
+        return 0
+    traffic = maps.read_traffic(daemon.walls.probes.map_fd("traffic"))
+    return accounts.reconcile(_gateway_stream(traffic), daemon.accounts).bytes
 
 
 def _task(task: accounts.Task) -> dict[str, Any]:

@@ -145,7 +145,7 @@ class Supervisor:
             hint = "check federation.address and this host's DNS"
             self._absorb({"type": "disconnected", "reason": "name_not_resolved", "hint": hint})
             return
-        for member in self.roster.start_data_path(address):
+        for member in self.roster.start_data_path(address, self.walls.credit_fd(self.accounts)):
             self._joined(member)
 
     def _start_trainer(self) -> None:
@@ -282,8 +282,9 @@ class Supervisor:
 
     def _absorb(self, report: dict[str, Any]) -> None:
         """A report counts here (status) and at the watcher (metrics)."""
-        self.accounts = accounts.fold(self.accounts, report, self.clock())
+        before, self.accounts = self.accounts, accounts.fold(self.accounts, report, self.clock())
         self.roster.kept.take(report)
+        walls.settle(self.walls, report, before, self.accounts)
         if self.life.hear(report):
             journal.report(report)
         self._report(report)
@@ -295,6 +296,7 @@ class Supervisor:
 
     def _ended(self, role: Role) -> None:
         """A role's process ended by itself."""
+        self.listen(role)  # its last words count
         if self.life.state == "stopped":
             self.end(role)
             return

@@ -2,8 +2,8 @@
 """The walls of one device in the kernel: cgroups, BPF programs, what each role may send, the metrics port.
 
 Built before any role starts and removed after the last one ended. What is built here is tried by the
-canary (launch.try_walls) before anybody relies on it. May import: errors, events, instance, resolve,
-settings, kernel. Source: bpf-cgroup(7), cgroup-v2.rst, mount(8).
+canary (launch.try_walls) before anybody relies on it. May import: accounts, errors, events, granting,
+instance, resolve, settings, kernel. Source: bpf-cgroup(7), cgroup-v2.rst, mount(8).
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from homebound import instance, resolve
+from homebound import granting, instance, resolve
+from homebound.accounts import Accounts
 from homebound.errors import HomeboundError, PermissionMissing, ServiceUnavailable
 from homebound.events import Role, Side
 from homebound.instance import ROLES, Instance
 from homebound.kernel import bpf, bpffs, cgroups, features
-from homebound.kernel.probes import Probes
+from homebound.kernel.probes import Allowance, Probes
 from homebound.settings import Settings
 
 OBJECTS = Path(__file__).parent / "bpf_objects"
@@ -43,6 +44,7 @@ class Walls:
     listener: socket.socket
     pinboard: bpffs.Hold
     no_swap: bool
+    granting: granting.Granting
     dial: str = ""
 
     def allow_federation(self) -> str:
@@ -97,6 +99,12 @@ class Walls:
                 fds[f"cgroup:{role.label}:{name}"] = fd
         return fds
 
+    def credit_fd(self, books: Accounts) -> int:
+        """The map that the guard grants in; it stays ours. What waits from earlier lives is paid for now."""
+        outbox = self.place.gateway_state / "outbox"
+        self.granting.inherit([path.stem for path in outbox.glob("*")], books)
+        return self.probes.map_fd("credit")
+
     def remove(self) -> None:
         """Take the programs off and give back what was made."""
         self.listener.close()
@@ -124,6 +132,7 @@ def _build(config: Settings, place: Instance, pinboard: bpffs.Hold) -> Walls:
         role_level=role_cgroups[Role.TRAINER].level(),
         enforce=config.mode == "enforce",
         pins=place.pins,
+        allowance=Allowance(granting.rate(config.federation.poll_seconds), granting.BURST_BYTES),
     )
     try:
         _require_all(loaded)
@@ -138,7 +147,14 @@ def _build(config: Settings, place: Instance, pinboard: bpffs.Hold) -> Walls:
     except BaseException:
         loaded.remove()
         raise
-    return Walls(config, place, loaded, listener, pinboard, no_swap)
+    credit = granting.Granting(loaded.grant, loaded.credit)
+    return Walls(config, place, loaded, listener, pinboard, no_swap, credit)
+
+
+def settle(walls: Walls | None, report: Mapping[str, Any], before: Accounts, after: Accounts) -> None:
+    """What one report means for the gateway's credit. Nothing before the walls stand."""
+    if walls is not None:
+        walls.granting.follow(report, before, after)
 
 
 def _require_bpf() -> None:

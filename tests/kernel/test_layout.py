@@ -27,6 +27,7 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
 ENUMS: dict[str, tuple[type[enum.IntEnum], str, dict[str, int]]] = {
     "hb_role": (events.Role, "HB_ROLE_", {"HB_ROLES_MAX": events.ROLES_MAX}),
     "hb_rule": (events.Rule, "HB_RULE_", {"HB_RULES_MAX": events.RULES_MAX}),
+    "hb_credit": (events.Credit, "HB_CREDIT_", {"HB_CREDIT_MAX": events.CREDIT_MAX}),
     "hb_kind": (events.Kind, "HB_KIND_", {}),
     "hb_program": (events.Program, "HB_PROGRAM_", {"HB_PROGRAMS_MAX": 16}),
     "hb_direction": (events.Direction, "HB_", {}),

@@ -206,3 +206,25 @@ def test_the_trainer_must_be_able_to_read_the_data(device: Path) -> None:
     (device.parent / "data" / "one").chmod(0o600)
     ((key, what),) = faults(device)
     assert (key, what) == ("data.path", "one cannot be read by the trainer: Permission denied")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("", []),
+        ("guard.epsilon_limit = 0\nguard.run_epsilon_limit = 0\nguard.noise_multiplier = 0", []),
+        ("guard.epsilon_limit = 5\nguard.run_epsilon_limit = 5\nguard.noise_multiplier = 1", []),
+        ("guard.epsilon_limit = 10", [("guard.epsilon_limit", "allows no release: one costs 91.82")]),
+        (
+            "guard.noise_multiplier = 0\nguard.epsilon_limit = 0",
+            [("guard.run_epsilon_limit", "allows no release: one has no bound without noise")],
+        ),
+        (
+            "guard.noise_multiplier = 1e-200\nguard.epsilon_limit = 0",
+            [("guard.run_epsilon_limit", "allows no release: one costs inf")],
+        ),
+    ],
+)
+def test_a_budget_that_allows_no_release(device: Path, text: str, wanted: list[tuple[str, str]]) -> None:
+    """It would be refused at the first round, and a person would look for the reason in the app."""
+    assert faults(device, text) == wanted

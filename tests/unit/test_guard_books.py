@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
-from homebound import control, ledger
-from homebound.guard import budget
+from homebound import control, epsilon, ledger
+from homebound.errors import ViolationPresent
+from homebound.guard.books import Books
+from homebound.settings import GuardSettings
 from unit.guard_rig import HONEST, MODEL, Rig, entries, metrics, read, rig, write
 
 # Three releases of a run fit (epsilon 8.4), a fourth would be 10.0; four in all fit, a fifth would be 11.3.
@@ -47,7 +49,7 @@ def test_over_the_limit_nothing_trains(tmp_path: Path) -> None:
         assert (guard.standing["epsilon"], guard.standing["exhausted"]) == (0.0, False)
         for number in range(FITS):
             spend(guard, f"t{number}")
-        assert guard.standing["epsilon"] == pytest.approx(budget.epsilon(FITS, 1e-5))
+        assert guard.standing["epsilon"] == pytest.approx(epsilon.epsilon(FITS, 1e-5))
         assert guard.standing["exhausted"] is True
         is_refused(guard, "t9")
         spend(guard, "t10", run="r2")  # another run, and the whole has room for it
@@ -93,7 +95,7 @@ def test_spent_once_the_entry_is_there_whether_it_left_or_not(tmp_path: Path) ->
         guard.process.kill()
         guard.process.wait()
     with rig(tmp_path, **LIMITED) as guard:
-        assert guard.standing["epsilon"] == pytest.approx(budget.epsilon(1.0, 1e-5))
+        assert guard.standing["epsilon"] == pytest.approx(epsilon.epsilon(1.0, 1e-5))
 
 
 def test_clocks_play_no_part(tmp_path: Path) -> None:
@@ -150,6 +152,24 @@ def test_a_changed_entry_ends_the_guard(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(control.ControlClosed), rig(tmp_path, **LIMITED):
         pass
+
+
+def test_a_change_while_it_runs_is_found_at_the_next_look(tmp_path: Path) -> None:
+    path = tmp_path / ledger.FILE
+    writer = ledger.open_writer(path, lambda: 0.0)
+    for number in range(23):
+        writer.append("refusal", f"t{number}", 1)
+    moments = iter([100.0, 200.0])
+    books = Books(writer, GuardSettings(), lambda: next(moments))
+    assert books.report()["verified"] == 100.0
+    books.verify()
+    assert books.report()["verified"] == 200.0
+    connection = sqlite3.connect(path)
+    connection.executescript("DROP TRIGGER entries_stay; UPDATE entries SET round = 2 WHERE number = 7;")
+    connection.close()
+    with pytest.raises(ViolationPresent, match="entry 7 was changed"):
+        books.verify()
+    writer.close()
 
 
 def test_the_guard_stays_small(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from dp_accounting import pld, rdp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from homebound import epsilon
 from homebound.guard import budget
 from homebound.guard.budget import Tally
 from homebound.settings import GuardSettings
@@ -36,7 +37,7 @@ def released(multiplier: float, count: int = 1, run: str = "r") -> Tally:
 @pytest.mark.parametrize("delta", [1e-5, 1e-3, 1e-9])
 def test_epsilon_is_that_of_dp_accounting(multiplier: float, count: int, delta: float) -> None:
     """Its PLD accountant discretises, so it is above the exact value by a little; RDP is above by more."""
-    ours = budget.epsilon(released(multiplier, count).total, delta)
+    ours = epsilon.epsilon(released(multiplier, count).total, delta)
     event = dp_accounting.GaussianDpEvent(multiplier)
     exact, upper = pld.PLDAccountant(), rdp.RdpAccountant()
     exact.compose(event, count)
@@ -51,27 +52,27 @@ def test_different_multipliers_add_up() -> None:
     accountant.compose(dp_accounting.GaussianDpEvent(0.6))
     accountant.compose(dp_accounting.GaussianDpEvent(2.0), 5)
     spent = Tally(released(0.6).total + released(2.0, 5).total)
-    assert budget.epsilon(spent.total, 1e-5) == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-5)
+    assert epsilon.epsilon(spent.total, 1e-5) == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-5)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.floats(1e-6, 1e5), st.floats(0.0, 1e4))
 def test_delta_and_epsilon_agree(mu: float, eps: float) -> None:
     """Delta is a probability, falls with epsilon, and epsilon() inverts it. Nothing overflows on the way."""
-    delta = budget.delta_at(eps, mu)
+    delta = epsilon.delta_at(eps, mu)
     assert -1e-15 <= delta <= 1.0
-    assert budget.delta_at(eps + 0.1, mu) <= delta + 1e-15
+    assert epsilon.delta_at(eps + 0.1, mu) <= delta + 1e-15
     if 1e-12 < delta < 0.5:
-        assert budget.epsilon(mu * mu, delta) == pytest.approx(eps, rel=1e-6, abs=1e-6)
+        assert epsilon.epsilon(mu * mu, delta) == pytest.approx(eps, rel=1e-6, abs=1e-6)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.floats(0.0, 1e12), st.sampled_from([1e-12, 1e-5, 0.1]))
 def test_what_is_told_covers_delta(mu_squared: float, delta: float) -> None:
-    told = budget.epsilon(mu_squared, delta)
+    told = epsilon.epsilon(mu_squared, delta)
     assert math.isfinite(told)
     # Where mu is about 1e-8, delta_at() itself is right to a millionth only.
-    assert mu_squared == 0 or budget.delta_at(told, math.sqrt(mu_squared)) <= delta * (1 + 1e-5)
+    assert mu_squared == 0 or epsilon.delta_at(told, math.sqrt(mu_squared)) <= delta * (1 + 1e-5)
 
 
 @settings(max_examples=100, deadline=None)
@@ -135,5 +136,5 @@ def test_the_shipped_limits_in_rounds() -> None:
 
 def test_no_clock_takes_part() -> None:
     """Nothing in the room of sums knows the time, so no change of a clock can give anything back."""
-    names = {name for name in vars(budget) if not name.startswith("_")}
+    names = {name for module in (budget, epsilon) for name in vars(module) if not name.startswith("_")}
     assert not names & {"time", "datetime", "monotonic"}

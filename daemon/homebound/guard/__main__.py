@@ -19,6 +19,7 @@ from homebound.channel import ChannelClosed
 from homebound.errors import HomeboundError
 from homebound.guard.app import Guard
 from homebound.guard.books import Books
+from homebound.guard.credit import Purse
 from homebound.guard.options import read_options
 from homebound.guard.privacy import gaussian
 from homebound.signing import Signer, read_key
@@ -32,6 +33,7 @@ def main() -> int:
     parser.add_argument("--settings-fd", type=int, required=True)
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--key-fd", type=int, help="has the ledger's key, in place of a file of our own")
+    parser.add_argument("--credit-fd", type=int, help="is the map by which the gateway is let send")
     arguments = parser.parse_args()
     try:
         with os.fdopen(arguments.settings_fd, "rb") as file:
@@ -44,6 +46,7 @@ def main() -> int:
                 socket.socket(fileno=arguments.control),
                 socket.socket(fileno=arguments.gateway),
                 Books(writer, options.guard, time.time),
+                Purse(arguments.credit_fd, time.monotonic),
                 time.monotonic,
                 gaussian,
             ).run()

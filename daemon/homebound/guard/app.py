@@ -22,8 +22,10 @@ from homebound.errors import HomeboundError
 from homebound.guard import models, release
 from homebound.guard.books import VERIFY_SECONDS, Books
 from homebound.guard.checks import Refusal
+from homebound.guard.credit import Purse
 from homebound.guard.links import Link
 from homebound.guard.options import Options
+from homebound.guard.pace import Pace
 from homebound.guard.privacy import Noise
 from homebound.guard.release import Release, Task
 from homebound.records import RefusalCode
@@ -56,6 +58,7 @@ class Guard:
         supervisor: socket.socket,
         gateway: socket.socket,
         books: Books,
+        purse: Purse,
         clock: Callable[[], float],
         noise: Noise,
     ) -> None:
@@ -63,6 +66,7 @@ class Guard:
         self._supervisor = supervisor
         self._gateway = Link(gateway, options.guard.max_update_bytes)
         self._books = books
+        self._purse = purse
         self._clock = clock
         self._noise = noise
         self._trainer: Link | None = None
@@ -73,6 +77,7 @@ class Guard:
         self._decision: Release | RefusalCode | None = None
         self._stop_at: float | None = None
         self._verify_at = clock() + VERIFY_SECONDS
+        self._pace = Pace(clock)
 
     def run(self) -> None:
         """Serve until the supervisor says stop.
@@ -110,10 +115,12 @@ class Guard:
             selector.register(self._supervisor, selectors.EVENT_READ, self._on_supervisor)
             # The next task is read when the present one is done: what waits costs no memory here.
             idle = self._pending is None and self._stop_at is None and not self._gateway.is_writing
-            _register(selector, self._gateway, idle, self._on_gateway)
+            _register(selector, self._gateway, idle and self._pace.is_due, self._on_gateway)
             if self._trainer is not None:
                 _register(selector, self._trainer, True, self._on_trainer)
             deadline = self._verify_at if self._pending is None else self._pending.deadline
+            if idle and not self._pace.is_due:
+                deadline = min(deadline, self._pace.until)
             if self._stop_at is not None:
                 deadline = min(deadline, self._stop_at)
             for key, events in selector.select(max(0.0, deadline - self._clock())):
@@ -184,6 +191,7 @@ class Guard:
             self._books.refuse(task, code)
         except HomeboundError as error:
             _complain(f"a refusal is not in the ledger: {error}")
+        self._pace.ended(began=self._pending is not None)
         self._pending = None
         self._gateway.queue(Frame("refusal", {"task": task.task, "code": code.value}))
         self._tell({"type": "refused", "task": task.task, "round": task.round, "code": code.value})
@@ -297,11 +305,14 @@ class Guard:
             _complain(f"no release without an entry: {error}")
             self._refuse(task, RefusalCode.LEDGER)
             return
+        self._pace.ended(began=True)
         self._pending = None
+        granted = self._purse.grant(payload.size)
         facts = {"task": task.task, "sha256": payload.sha256, "entry": entry.number}
         self._gateway.queue(Frame("release", {**facts, "payload": payload.header}, payload.body))
         size = {"payload_bytes": payload.size, "norm": decision.norm, "clipped": decision.clipped}
-        self._tell({"type": "released", "round": task.round, "kind": task.message_type, **facts, **size})
+        told = {"round": task.round, "kind": task.message_type, "granted": granted}
+        self._tell({"type": "released", **told, **facts, **size})
         self._tell(self._books.report())
 
     def _drop_trainer(self, code: RefusalCode) -> None:

@@ -3,7 +3,7 @@
 
 A short-lived process of its own, because the command line never loads the guard: a JSON document on standard
 input, one on standard output. It spends nothing and writes nothing; the noise is drawn anew each time.
-``python -m homebound.guard.preview``. May import: the rest of this room, records, settings, errors.
+``python -m homebound.guard.preview``. May import: the rest of this room, records, settings, epsilon, errors.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from homebound.epsilon import epsilon
 from homebound.errors import HomeboundError
 from homebound.guard import bits, budget, checks, privacy, release
 from homebound.guard.checks import Refusal
@@ -111,7 +112,7 @@ def _described(decision: Release, update: Records, wanted: Wanted) -> dict[str, 
         "noise": how.deviation,
         "step": how.quantum,
         "cost": budget.as_detail(budget.cost(settings)),
-        "epsilon_alone": _finite(budget.epsilon(budget.cost(settings), settings.delta)),
+        "epsilon_alone": _finite(epsilon(budget.cost(settings), settings.delta)),
         "delta": settings.delta,
         "bits": {
             **{way: _finite(round(count, 1)) for way, count in decision.bits.items()},

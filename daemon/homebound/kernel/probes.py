@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from homebound.errors import HomeboundError, InternalError, PermissionMissing
 from homebound.events import (
+    Credit,
     EndpointRecord,
     Program,
     Role,
@@ -38,6 +40,7 @@ SHARED_MAPS = (
     "program_state",
     "events",
     "syscall_rule",
+    "credit",
     "refused_sockets",
 )
 MAPS, PROGRAMS, LINKS, OLD = "maps", "programs", "links", "old-"
@@ -46,6 +49,14 @@ TCP = 6
 
 class ProbeError(HomeboundError):
     """A program or map is not there or does not do what it was told."""
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What the gateway may send without a grant: bytes of stream a second, and at the most at once."""
+
+    rate: int
+    burst: int
 
 
 @dataclass(frozen=True)
@@ -72,15 +83,25 @@ class Probes:
     stats: int | None = None
 
     @classmethod
-    def load(cls, objects: Path, cgroup: Path, role_level: int, enforce: bool, pins: Path) -> Probes:
+    def load(
+        cls,
+        objects: Path,
+        cgroup: Path,
+        role_level: int,
+        enforce: bool,
+        pins: Path,
+        allowance: Allowance | None = None,
+    ) -> Probes:
         """Load the objects of a folder and attach them to a cgroup before any task is below it.
 
         ``role_level``: depth of the role cgroups below the root of the hierarchy, which is 0.
+        ``allowance``: what the gateway may send besides what is granted; without it, it needs no credit.
         ``pins``: a folder on the BPF file system; what an earlier run left there goes once the new programs
         are in place, and stays when any of them is not. A program that cannot be attached is a fact, told by
         ``programs()``; what cannot be loaded at all raises.
         """
-        settings = SettingsRecord(role_level, 1 if enforce else 0)
+        free = allowance or Allowance(0, 0)
+        settings = SettingsRecord(role_level, 1 if enforce else 0, free.rate, free.burst)
         with _rights_needed(), _descriptor(cgroup) as cgroup_fd:
             old = _set_aside(pins)
             probes = cls(pins, os.fstat(cgroup_fd).st_ino)
@@ -133,6 +154,24 @@ class Probes:
     def revoke(self, role: Role, address: str, port: int, protocol: int = TCP, direction: int = 0) -> None:
         """Take it back; connections that stand are cut off too. Nothing happens when it was not there."""
         bpf.delete(self.map_fd("allow"), _endpoint(role, address, port, protocol, direction))
+
+    def credit(self) -> dict[Credit, int]:
+        """Bytes granted to the gateway by each writer, and how many of them were used."""
+        word = ctypes.create_string_buffer(8)
+        found = {}
+        for cell in Credit:
+            bpf.lookup(self.map_fd("credit"), bytes(ctypes.c_uint32(cell)), word)
+            found[cell] = int.from_bytes(word.raw, sys.byteorder)
+        return found
+
+    def grant(self, count: int) -> None:
+        """Let the gateway send ``count`` more bytes of stream, or fewer if it is negative.
+
+        Works on the supervisor's own cell, so it takes nothing from a grant that the guard makes meanwhile.
+        """
+        mine = (self.credit()[Credit.SUPERVISOR] + count) % (1 << 64)
+        key, value = bytes(ctypes.c_uint32(Credit.SUPERVISOR)), bytes(ctypes.c_uint64(mine))
+        bpf.update(self.map_fd("credit"), key, value)
 
     def close(self) -> None:
         """Let go of the descriptors. The pins, and so the programs, stay in force."""

@@ -44,6 +44,7 @@ PR_SET_DUMPABLE = 4
 # What setrlimit(2) may change: all but the size of core dumps, where 0 would open the way to a program.
 RLIMIT_CORE, RLIMITS = 4, 16
 INT = 0xFFFFFFFF  # the kernel looks at the low half of an int argument only, so the filter must, too
+GATEWAY_OPTIONS = ((socket.SOL_SOCKET, socket.SO_LINGER), (socket.IPPROTO_TCP, socket.TCP_NODELAY))
 # Reading maps and asking for their shape; no loading, no updating. enum bpf_cmd in linux/bpf.h
 BPF_READS = (1, 4, 15, 24)
 
@@ -75,7 +76,7 @@ pselect6 select signalfd signalfd4 timerfd_create timerfd_gettime timerfd_settim
 """.split()
 # Calls on links that a role was handed. None of them makes or names a peer.
 LINKS = """
-getpeername getsockname getsockopt recvfrom recvmmsg recvmsg sendmmsg sendmsg sendto setsockopt shutdown
+getpeername getsockname getsockopt recvfrom recvmmsg recvmsg sendmmsg sendmsg sendto shutdown
 """.split()
 
 
@@ -172,7 +173,13 @@ def compile_filter(profile: Profile) -> int:
             for family in (socket.AF_INET, socket.AF_INET6):
                 rules.add("socket", (0, COMPARE_EQ, family, 0), (1, COMPARE_MASKED, 0xF, socket.SOCK_STREAM))
             rules.add("connect")
+            # No other: a type of service, a time to live or IP options would be bits in packets that need no
+            # credit (bpf/include/credit.bpf.h).
+            for level, option in GATEWAY_OPTIONS:
+                rules.add("setsockopt", (1, COMPARE_MASKED, INT, level), (2, COMPARE_MASKED, INT, option))
             rules.add("ioctl", (1, COMPARE_MASKED, INT, SIOCOUTQNSD))
+        else:
+            rules.add("setsockopt")
         if profile is Profile.WATCHER:
             rules.add("accept")
             rules.add("accept4")
