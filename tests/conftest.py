@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,7 +26,14 @@ def need_of_root(euid: int, environ: Mapping[str, str]) -> Literal["run", "skip"
 
 
 def pytest_configure() -> None:
-    """Let the processes that tests start import the package from the clone, too."""
+    """Let the processes that tests start import the package from the clone, and let no property fail by time.
+
+    How long an example took says how busy the machine is, not whether the property holds.
+    """
+    hypothesis.settings.register_profile(
+        "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("untimed")
     inherited = os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "daemon"), inherited]))
 

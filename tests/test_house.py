@@ -54,14 +54,11 @@ BRANCHES = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.Match)
 H = "daemon/homebound/"
 # Where a third-party (or a sharp standard) module may be imported. Tests are free; the rest is refused.
 PLACES: dict[str, tuple[str, ...]] = {
-    "annotated_types": (f"{H}settings.py", f"{H}reference.py"),
+    "annotated_types": (f"{H}settings.py", f"{H}config/reference.py"),
     "bcc": (f"{H}kernel/",),
-    "click": (
-        f"{H}cli.py", f"{H}cliledger.py", f"{H}clioptions.py", f"{H}clirelease.py", f"{H}cliwatch.py",
-        f"{H}terminal.py", f"{H}gateway/identity.py",  # Flower's builder raises click's errors
-    ),
-    "cryptography": (f"{H}gateway/", f"{H}signing.py", f"{H}demo/"),
-    "ctypes": (f"{H}kernel/", f"{H}leaktest/", f"{H}canary.py", f"{H}events.py"),
+    "click": (f"{H}cli/", f"{H}gateway/identity.py"),  # Flower's builder raises click's errors
+    "cryptography": (f"{H}gateway/", f"{H}books/signing.py", f"{H}demo/"),
+    "ctypes": (f"{H}kernel/", f"{H}leaktest/", f"{H}rooms/canary.py", f"{H}events.py"),
     "flwr": (
         f"{H}recorddict.py", f"{H}trainer/app.py", f"{H}gateway/federation.py", f"{H}gateway/messages.py",
         f"{H}gateway/identity.py", f"{H}demo/", "examples/",
@@ -69,15 +66,15 @@ PLACES: dict[str, tuple[str, ...]] = {
     "httpcore": (f"{H}gateway/",),
     "httpx": (f"{H}gateway/",),
     "numpy": (f"{H}records.py", f"{H}recorddict.py", f"{H}trainer/", f"{H}guard/", f"{H}demo/", "examples/"),
-    "prometheus_client": (f"{H}metrics.py", f"{H}watcher"),
+    "prometheus_client": (f"{H}metrics.py", f"{H}watcher/"),
     "psutil": (f"{H}kernel/",),
-    "pydantic": (f"{H}config.py",),
+    "pydantic": (f"{H}config/reading.py",),
     "pyroute2": (f"{H}kernel/",),
-    "rich": (f"{H}terminal.py", f"{H}demo/"),
+    "rich": (f"{H}cli/terminal.py", f"{H}demo/"),
     "safetensors": (f"{H}records.py", f"{H}guard/"),
     "sklearn": (f"{H}demo/", "examples/"),
-    "sqlite3": (f"{H}ledger.py",),
-    "systemd": (f"{H}journal.py", f"{H}notify.py"),
+    "sqlite3": (f"{H}books/ledger.py",),
+    "systemd": (f"{H}journal.py", f"{H}supervisor/notify.py"),
     "torch": (f"{H}trainer/", "examples/"),
 }  # fmt: skip
 # What of ours a part may import at all; a part that is not named here is held by import-linter alone.
@@ -89,8 +86,8 @@ OURS: dict[str, frozenset[str]] = {
         f"{H}{leaf}.py": frozenset({"errors"})
         for leaf in ("settings", "events", "channel", "records", "control", "metrics", "journal")
     },
-    f"{H}policy.py": frozenset({"errors", "events"}),
-    f"{H}accounts.py": frozenset({"errors", "events"}),
+    f"{H}watcher/policy.py": frozenset({"errors", "events"}),
+    f"{H}books/accounts.py": frozenset({"errors", "events"}),
     f"{H}recorddict.py": frozenset({"errors", "records"}),
 }
 
@@ -344,9 +341,9 @@ PLANTED: list[tuple[Rule, str, str, str]] = [
     (machine, "docs/a.md", "see /" + "work/x", "see bpf/" + "work/x"),
     (machine, "docs/a.md", "from https://pyp" + "i.org/simple", "from the index"),
     (third_party, f"{H}guard/a.py", "def f():\n    import torch.nn", "import numpy"),
-    (third_party, f"{H}supervisor.py", "from ctypes import CDLL", "from os import read"),
-    (third_party, f"{H}cli.py", "import leftpad", "import click"),
-    (ours, f"{H}policy.py", "from homebound import channel", "from homebound import events"),
+    (third_party, f"{H}supervisor/daemon.py", "from ctypes import CDLL", "from os import read"),
+    (third_party, f"{H}cli/main.py", "import leftpad", "import click"),
+    (ours, f"{H}watcher/policy.py", "from homebound import channel", "from homebound import events"),
     (ours, f"{H}kernel/enter.py", "import homebound.kernel.maps", "from homebound.kernel.landlock import x"),
 ]
 

@@ -3,6 +3,6 @@
 
 import sys
 
-from homebound.cli import main
+from homebound.cli.main import main
 
 sys.exit(main())

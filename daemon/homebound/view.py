@@ -2,7 +2,7 @@
 """Documents as a person reads them: lines of facts and tables, each under 80 columns.
 
 Pure: takes the documents that --json prints and returns text in cells; the command line draws it.
-May import: spending.
+May import: books.spending.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from homebound import spending
+from homebound.books import spending
 
 WIDTH = 79
 ORIGIN_COLUMN = 40

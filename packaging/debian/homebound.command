@@ -2,6 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import sys
 
-from homebound.cli import main
+from homebound.cli.main import main
 
 sys.exit(main())

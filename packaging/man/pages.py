@@ -15,7 +15,9 @@ from pathlib import Path
 
 import click
 
-from homebound import __version__, cli, metrics, reference, settings
+from homebound import __version__, metrics, settings
+from homebound.cli.main import EXIT_STATUS, root
+from homebound.config import reference
 
 HERE = Path(__file__).resolve().parent
 SPAN = re.compile(r"\*\*(?P<bold>[^*]+)\*\*|\*(?P<italic>[^*]+)\*|`(?P<code>[^`]+)`")
@@ -23,12 +25,12 @@ SPAN = re.compile(r"\*\*(?P<bold>[^*]+)\*\*|\*(?P<italic>[^*]+)\*|`(?P<code>[^`]
 
 def exit_status() -> str:
     """A list entry for each."""
-    return "\n\n".join(f"{number}\n:   {text}." for number, text in cli.EXIT_STATUS.items())
+    return "\n\n".join(f"{number}\n:   {text}." for number, text in EXIT_STATUS.items())
 
 
 def verbs() -> str:
     """Each verb with its arguments, help and options."""
-    return "\n\n".join(_verbs(cli.root, "homebound"))
+    return "\n\n".join(_verbs(root, "homebound"))
 
 
 def _verbs(group: click.Group, path: str) -> Iterator[str]:

@@ -22,7 +22,7 @@ os.environ["PYTHONPATH"] = sys.path[1]
 
 from homebound.channel import Frame  # noqa: E402
 from homebound.records import Records  # noqa: E402
-from unit.guard_rig import Rig, metrics, model, read, rig, write  # noqa: E402
+from unit.guard.rig import Rig, metrics, model, read, rig, write  # noqa: E402
 
 LAYERS = 23
 ROUNDS = 3

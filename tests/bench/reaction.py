@@ -25,10 +25,10 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 os.environ["PYTHONPATH"] = sys.path[1]
 
 from daemon.rig import Daemon, is_up  # noqa: E402
-from homebound import launch, roles  # noqa: E402
 from homebound.events import Role  # noqa: E402
 from homebound.kernel import bpf  # noqa: E402
 from homebound.leaktest.device import device as leaktest_device  # noqa: E402
+from homebound.rooms import launch, roles  # noqa: E402
 from leaks.devices import daemon  # noqa: E402
 from leaks.trainers import write_app  # noqa: E402
 

@@ -19,11 +19,12 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from homebound import ledger, statusclient
-from homebound.chain import Entry
+from homebound.books import ledger
+from homebound.books.chain import Entry
+from homebound.cli import statusclient
+from homebound.config.reference import toml
 from homebound.errors import NotRunning, ServiceUnavailable
 from homebound.kernel import bpffs, cgroups
-from homebound.reference import toml
 
 WAIT_SECONDS = 20.0
 # Users of a device and of a test run, and the first number of all: away from those of a demo that may run at

@@ -16,7 +16,8 @@ import pytest
 from conftest import ROOT
 from daemon.federation import Federation
 from daemon.rig import Daemon, until
-from homebound import accounts, granting
+from homebound.books import accounts
+from homebound.rooms import granting
 
 pytestmark = [
     pytest.mark.root,

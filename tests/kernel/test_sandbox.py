@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from homebound import canary
 from homebound.kernel import audit, cgroups, sandbox, seccomp, spawn
 from homebound.kernel.cgroups import Cgroup
 from homebound.kernel.sandbox import PACKAGE, Bind, Identity, View
 from homebound.kernel.spawn import Child, Command
+from homebound.rooms import canary
 
 pytestmark = pytest.mark.root
 
@@ -79,14 +79,14 @@ def sealed(cgroup: Cgroup, words: list[str]) -> dict[str, int]:
 
 
 def test_every_wall_refuses_the_canary(cgroup: Cgroup) -> None:
-    trials = canary.judge(sealed(cgroup, words_for(view(), "homebound.canary", "sealed")))
+    trials = canary.judge(sealed(cgroup, words_for(view(), "homebound.rooms.canary", "sealed")))
     inside = [trial for trial in trials if trial.wall != "cgroup-bpf"]
     assert [trial.name for trial in inside if not trial.held] == []
     assert len(inside) == len(canary.SEALED)
 
 
 def test_without_seccomp_the_calls_get_through(cgroup: Cgroup) -> None:
-    words = words_for(view(), "homebound.canary", "sealed")
+    words = words_for(view(), "homebound.rooms.canary", "sealed")
     at = words.index("--seccomp")
     results = sealed(cgroup, words[:at] + words[at + 2 :])
     assert [results[name] for name in ("tcp", "udp", "unix", "io_uring")] == [0, 0, 0, 0]
@@ -94,23 +94,23 @@ def test_without_seccomp_the_calls_get_through(cgroup: Cgroup) -> None:
 
 
 def test_without_the_namespaces_the_host_shows(cgroup: Cgroup) -> None:
-    words = words_for(view(network=True), "homebound.canary", "sealed")
+    words = words_for(view(network=True), "homebound.rooms.canary", "sealed")
     results = sealed(cgroup, [word for word in words if word not in ("--unshare-pid", "--as-pid-1")])
     assert results["see_processes"] == 0
     assert results["tcp"] != 0
 
 
 def test_without_landlock_the_folder_beside_is_open(cgroup: Cgroup) -> None:
-    words = words_for(view(), "homebound.canary", "sealed")
+    words = words_for(view(), "homebound.rooms.canary", "sealed")
     at = words.index("homebound.kernel.enter")
-    results = sealed(cgroup, [*words[:at], "homebound.canary", "sealed"])
+    results = sealed(cgroup, [*words[:at], "homebound.rooms.canary", "sealed"])
     assert results["write_beside"] == 0
     assert results["write_root"] != 0
 
 
 def test_a_frozen_cgroup_holds_the_first_instruction(cgroup: Cgroup) -> None:
     cgroup.set("cgroup.freeze", "1")
-    child, reading = start(cgroup, words_for(view(), "homebound.canary", "sealed"))
+    child, reading = start(cgroup, words_for(view(), "homebound.rooms.canary", "sealed"))
     assert not select.select([reading, child.pidfd], [], [], 0.5)[0]
     assert "bwrap" not in os.readlink(f"/proc/{child.pid}/exe")
     cgroup.thaw()

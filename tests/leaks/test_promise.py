@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from daemon.rig import Daemon, is_up, until
-from homebound import roles
 from homebound.events import Role
 from homebound.kernel import bpf, cgroups, sandbox
 from homebound.kernel.seccomp import Profile
-from homebound.launch import SECCOMP_FD
+from homebound.rooms import roles
+from homebound.rooms.launch import SECCOMP_FD
 from homebound.settings import (
     AppSettings,
     CanarySettings,

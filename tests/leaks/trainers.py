@@ -18,19 +18,20 @@ from socket import socket
 
 import numpy as np
 
-from homebound import channel, launch, roles
+from homebound import channel
 from homebound.apptree import tree_sha256
 from homebound.channel import Frame
 from homebound.events import Role
-from homebound.instance import Instance
 from homebound.kernel import cgroups, sandbox, seccomp, spawn
 from homebound.kernel.cgroups import Cgroup
 from homebound.kernel.sandbox import Identity
 from homebound.kernel.spawn import Child, Command
-from homebound.launch import SECCOMP_FD, Links, memory_file
 from homebound.leaktest.without import leave_out
 from homebound.records import Record, pack
-from homebound.roles import Spec
+from homebound.rooms import launch, roles
+from homebound.rooms.instance import Instance
+from homebound.rooms.launch import SECCOMP_FD, Links, memory_file
+from homebound.rooms.roles import Spec
 from homebound.settings import AppSettings, DataSettings, FederationSettings, Settings, TrainerSettings
 
 USER = Identity(60603, 60603)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unit.guard_rig import HONEST, MODEL, W, model, read, rig, write
+from unit.guard.rig import HONEST, MODEL, W, model, read, rig, write
 
 # Far above what a round of this model takes, so that a busy machine changes no bit.
 STEP_SECONDS = 0.25

@@ -12,7 +12,9 @@ import click
 import pytest
 
 from conftest import ROOT
-from homebound import cli, metrics, reference
+from homebound import metrics
+from homebound.cli import main
+from homebound.config import reference
 
 PAGES = ("homebound.1", "homebound.toml.5", "homebound-metrics.7")
 
@@ -40,10 +42,10 @@ def verbs(group: click.Group, path: str) -> list[str]:
 
 def test_verbs_and_exit_statuses(pages: Path) -> None:
     page = text(pages, "homebound.1")
-    assert "homebound ledger verify" in verbs(cli.root, "homebound")
-    for verb in verbs(cli.root, "homebound"):
+    assert "homebound ledger verify" in verbs(main.root, "homebound")
+    for verb in verbs(main.root, "homebound"):
         assert f".TP\n{verb} " in page
-    for number, meaning in cli.EXIT_STATUS.items():
+    for number, meaning in main.EXIT_STATUS.items():
         assert f".TP\n{number}\n{meaning}.\n" in page
 
 

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from homebound import events, policy, records, settings
+from homebound import events, records, settings
 from homebound.metrics import (
     BY_NAME,
     KINDS,
@@ -29,6 +29,7 @@ from homebound.metrics import (
     Source,
     application,
 )
+from homebound.watcher import policy
 
 SOURCES: tuple[Source, ...] = ("traffic", "denied", "programs", "usage")
 # As many as kernel/features.py can be expected to ask for.

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from homebound import settings
-from homebound.reference import declarations
+from homebound.config.reference import declarations
 from homebound.settings import (
     AppSettings,
     DataSettings,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One device of the demo: a folder with its data and config, and a real daemon started on them.
 
-May import: errors, statusclient, settings.
+May import: errors, cli.statusclient, settings.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from homebound import statusclient
+from homebound.cli import statusclient
 from homebound.errors import HomeboundError, NotRunning, ServiceUnavailable
 from homebound.settings import UsersSettings
 

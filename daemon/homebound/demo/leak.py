@@ -18,7 +18,7 @@ from homebound.events import Rule
 from homebound.leaktest.attempts import channel_named
 from homebound.leaktest.judge import Denial, Outcome
 from homebound.leaktest.run import TOKEN_BYTES, Tried, conclude, receivers
-from homebound.roster import LINK_FD
+from homebound.supervisor.roster import LINK_FD
 
 # A dozen that a person knows by name; `homebound leaktest` tries the rest.
 DOZEN = (

@@ -24,8 +24,8 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from homebound import ledger
 from homebound.apptree import tree_sha256
+from homebound.books import ledger
 from homebound.demo import outcome, show
 from homebound.demo.device import Device, Place
 from homebound.demo.leak import leak

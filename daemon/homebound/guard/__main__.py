@@ -2,7 +2,7 @@
 """The guard's process: takes its links and settings as descriptors and serves until it is told to stop.
 
 Started by the supervisor as ``python -m homebound.guard``, behind its walls. May import: this room,
-control, ledger, signing, errors.
+control, books.ledger, books.signing, errors.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import sys
 import time
 from pathlib import Path
 
-from homebound import ledger
+from homebound.books import ledger
+from homebound.books.signing import Signer, read_key
 from homebound.channel import ChannelClosed
 from homebound.errors import HomeboundError
 from homebound.guard.app import Guard
@@ -22,7 +23,6 @@ from homebound.guard.books import Books
 from homebound.guard.credit import Purse
 from homebound.guard.options import read_options
 from homebound.guard.privacy import gaussian
-from homebound.signing import Signer, read_key
 
 
 def main() -> int:

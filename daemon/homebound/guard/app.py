@@ -4,7 +4,7 @@
 Links: the gateway (frames), the trainer (frames; the supervisor passes a new one for each trainer) and the
 supervisor (control messages). Whatever the trainer does ends in a release or a refusal with a code, and the
 loop goes on. An entry is in the ledger before the first byte of a release is written.
-May import: channel, control, ledger, records, settings, errors, and the rest of this room.
+May import: channel, control, books.ledger, records, settings, errors, and the rest of this room.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 
 A release is spent when its entry is on the disk, which is before its first byte leaves; nothing gives it
 back. The sums are read from the entries at the start, after the whole chain was found intact.
-May import: budget, checks, release, bits, ledger, chain, records, settings, errors.
+May import: budget, checks, release, bits, books.ledger, books.chain, records, settings, errors.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from homebound import chain
-from homebound.chain import Entry
+from homebound.books import chain
+from homebound.books.chain import Entry
+from homebound.books.ledger import LedgerWriter
 from homebound.errors import ViolationPresent
 from homebound.guard import budget
 from homebound.guard.release import Payload, Release, Task
-from homebound.ledger import LedgerWriter
 from homebound.records import RefusalCode
 from homebound.settings import GuardSettings
 

@@ -5,7 +5,7 @@ A release with noise multiplier z is the Gaussian mechanism with mu = 1/z: the c
 and the neighbour of a device that takes part is one whose change is zero. Squares of mu add up, whatever was
 seen of the earlier releases and however the multipliers differ (epsilon.py). So that sum is all that has to
 be kept, and no clock takes part in it. Metrics and counters of integers get no noise and are in no epsilon:
-bits.py counts them. May import: epsilon, settings.
+bits.py counts them. May import: books.epsilon, settings.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from homebound.epsilon import epsilon
+from homebound.books.epsilon import epsilon
 from homebound.settings import GuardSettings
 
 # Where a release's cost stands in its ledger entry; None is a release without noise.

@@ -4,7 +4,7 @@
 The number is a cell of the BPF map ``credit``, mapped into memory: the guard makes no bpf(2) call and has no
 other map. The gateway has no descriptor of it. Granted before the release is handed over, so no packet of it
 comes too early. Without a descriptor (a test, a kernel without the map) nothing is granted and nothing asked.
-May import: accounts. Source: bpf(2), BPF_F_MMAPABLE (Linux 5.5).
+May import: books.accounts. Source: bpf(2), BPF_F_MMAPABLE (Linux 5.5).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable
 
-from homebound import accounts
+from homebound.books import accounts
 
 # Our cell: events.Credit.GUARD, which is not imported because it would load ctypes.
 CELL = 0

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the supervisor tells the guard at its start, read from a descriptor that it passes.
 
-May import: chain, settings, errors.
+May import: books.chain, settings, errors.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from homebound.chain import Head
+from homebound.books.chain import Head
 from homebound.errors import InternalError
 from homebound.settings import GuardSettings
 

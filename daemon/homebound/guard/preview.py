@@ -3,7 +3,8 @@
 
 A short-lived process of its own, because the command line never loads the guard: a JSON document on standard
 input, one on standard output. It spends nothing and writes nothing; the noise is drawn anew each time.
-``python -m homebound.guard.preview``. May import: the rest of this room, records, settings, epsilon, errors.
+``python -m homebound.guard.preview``. May import: the rest of this room, records, settings, books.epsilon,
+errors.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from homebound.epsilon import epsilon
+from homebound.books.epsilon import epsilon
 from homebound.errors import HomeboundError
 from homebound.guard import bits, budget, checks, privacy, release
 from homebound.guard.checks import Refusal

@@ -16,18 +16,18 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from homebound import launch, roles, users, walls
 from homebound.errors import HomeboundError, PermissionMissing
 from homebound.events import Kind, Role, Rule
-from homebound.instance import Instance
 from homebound.kernel import bpffs, cgroups, maps, probes, sandbox, seccomp, spawn
 from homebound.kernel.cgroups import Cgroup
 from homebound.kernel.sandbox import Identity
 from homebound.kernel.spawn import Child, Command
-from homebound.launch import SECCOMP_FD, Links
 from homebound.leaktest.judge import Denial
 from homebound.leaktest.run import Report, choose, leaktest
 from homebound.leaktest.without import inheritable, leave_out
+from homebound.rooms import launch, roles, users, walls
+from homebound.rooms.instance import Instance
+from homebound.rooms.launch import SECCOMP_FD, Links
 
 MODULE = "homebound.leaktest.attempts"
 # A dozen attempts take a second, most of it pauses; a machine under load ten times that.

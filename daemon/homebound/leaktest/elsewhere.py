@@ -34,13 +34,13 @@ HELD_ELSEWHERE: tuple[Elsewhere, ...] = (
         23,
         "text of errors",
         "a closed set of codes",
-        "tests/unit/test_guard_hostile.py::test_a_spoilt_frame_ends_in_a_word_of_the_closed_set",
+        "tests/unit/guard/test_hostile.py::test_a_spoilt_frame_ends_in_a_word_of_the_closed_set",
     ),
     Elsewhere(
         24,
         "metrics and labels",
         "allow-list, rounding; no label is the app's",
-        "tests/unit/test_guard_checks.py::test_metrics",
+        "tests/unit/guard/test_checks.py::test_metrics",
     ),
     Elsewhere(
         29,
@@ -72,13 +72,13 @@ HELD_ELSEWHERE: tuple[Elsewhere, ...] = (
         47,
         "hidden in an update",
         "fixed shape, clipped, noised, rounded, in the ledger",
-        "tests/unit/test_guard_release.py::test_bytes_depend_on_the_values_alone",
+        "tests/unit/guard/test_release.py::test_bytes_depend_on_the_values_alone",
     ),
     Elsewhere(
         48,
         "extras of the gateway",
         "one endpoint; every byte declared and counted",
-        "tests/unit/test_accounts.py::test_bytes_that_were_not_declared_are_unaccounted_to_the_byte",
+        "tests/unit/books/test_accounts.py::test_bytes_that_were_not_declared_are_unaccounted_to_the_byte",
     ),
     Elsewhere(49, "timing, sizes, codes, load", "about 20 bits a round", BOUNDS),
     Elsewhere(

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start a role in its cgroup behind its walls, and look from outside whether they stand.
+
+The supervisor's hand: it builds the sandbox from the role's Spec, starts it frozen, thaws it, and reads
+what the kernel says about the process. The role's own word is not asked. May import: errors, events,
+rooms.roles,
+rooms.instance, rooms.canary, kernel.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import select
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from homebound.errors import HomeboundError, ServiceUnavailable
+from homebound.events import Role
+from homebound.kernel import audit, sandbox, seccomp, spawn
+from homebound.kernel.spawn import Child, Command
+from homebound.rooms import canary
+from homebound.rooms.instance import Instance
+from homebound.rooms.roles import Spec
+
+SECCOMP_FD = 9
+# bubblewrap, setpriv and Python's start take 0.1 s; a machine under load ten times that.
+START_SECONDS = 20.0
+CANARY_SECONDS = 20.0
+
+
+class WallMissing(HomeboundError):
+    """A role runs without one of its walls."""
+
+
+@dataclass(frozen=True)
+class Links:
+    """What a role is handed: child's descriptor number -> ours, and the arguments that name them."""
+
+    arguments: Sequence[str]
+    fds: Mapping[int, int]
+
+
+def memory_file(document: object) -> int:
+    """A memfd with a JSON document, at offset 0. The caller closes it."""
+    fd = os.memfd_create("homebound-settings", os.MFD_CLOEXEC)
+    os.write(fd, json.dumps(document).encode())
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def start(instance: Instance, spec: Spec, links: Links) -> Child:
+    """Start ``spec`` frozen in its cgroup. Nothing of it has run when this returns."""
+    cgroup = instance.cgroup(spec.role)
+    cgroup.set("cgroup.freeze", "1")
+    filter_fd = seccomp.compile_filter(spec.profile)
+    try:
+        words = sandbox.arguments(
+            spec.view, spec.identity, SECCOMP_FD, spec.python, spec.module, links.arguments
+        )
+        fds = {2: sys.stderr.fileno(), SECCOMP_FD: filter_fd, **links.fds}
+        return spawn.spawn(
+            Command(words, fds, oom_score_adjust=spec.oom_score_adjust, limits=limits(spec, cgroup.path)),
+            cgroup.path,
+        )
+    finally:
+        os.close(filter_fd)
+
+
+def limits(spec: Spec, cgroup: Path) -> Mapping[int, int]:
+    """Bounds of setrlimit(2) in place of those for which this host's cgroups have no controller.
+
+    RLIMIT_NPROC counts the tasks of the role's user, RLIMIT_DATA the private memory of each process alone:
+    weaker, but a fork bomb and a runaway array end at them.
+    """
+    wanted = (
+        (resource.RLIMIT_NPROC, spec.tasks_max, "pids.max"),
+        (resource.RLIMIT_DATA, spec.memory_max_bytes, "memory.max"),
+    )
+    return {name: bound for name, bound, file in wanted if bound and not (cgroup / file).exists()}
+
+
+def inspect(
+    instance: Instance,
+    spec: Spec,
+    child: Child,
+    links: frozenset[int],
+    clock: Callable[[], float] = time.monotonic,
+) -> audit.Facts:
+    """Wait until the role runs as itself and check its walls from outside.
+
+    Raises WallMissing if one does not stand, HomeboundError if the role never came to run.
+    """
+    deadline = clock() + START_SECONDS
+    while clock() < deadline:
+        facts = _role_process(instance, spec, child)
+        if facts is not None:
+            return _approve(spec, facts, links)
+        if select.select([child.pidfd], [], [], 0.005)[0]:
+            break
+    raise HomeboundError(
+        f"the {spec.role.label} did not start",
+        "the lines above this one say why; `homebound doctor` names what is missing",
+    )
+
+
+def _role_process(instance: Instance, spec: Spec, child: Child) -> audit.Facts | None:
+    """The process that dropped to the role's user; bubblewrap's own waits above it as root."""
+    for pid in instance.cgroup(spec.role).pids():
+        if pid == child.pid:
+            continue
+        try:
+            facts = audit.read_facts(pid)
+        except (OSError, KeyError, ValueError):
+            continue  # it ended, or is between two states
+        # Until setpriv has executed the role's Python it is still dropping rights.
+        if facts.uids == {spec.identity.uid} and facts.program == os.path.realpath(spec.python):
+            return facts
+    return None
+
+
+def _approve(spec: Spec, facts: audit.Facts, links: frozenset[int]) -> audit.Facts:
+    own = {name: os.stat(f"/proc/self/ns/{name}").st_ino for name in audit.NAMESPACES}
+    expected = audit.Expected(
+        uid=spec.identity.uid,
+        gid=spec.identity.gid,
+        groups=frozenset({spec.identity.gid, *spec.identity.groups}),
+        shared_namespaces=spec.shared_namespaces,
+        links=links,
+    )
+    faults = audit.decide(facts, own, expected)
+    if faults:
+        raise WallMissing(
+            f"the {spec.role.label} runs without a wall: "
+            + "; ".join(f"{fault.wall}: {fault.detail}" for fault in faults),
+            "it was stopped; report this with the output of `homebound doctor --json`",
+        )
+    return facts
+
+
+def try_walls(instance: Instance, spec: Spec) -> tuple[canary.Trial, ...]:
+    """Run the canary inside the sandbox and, for the BPF programs alone, outside it. Every trial judged."""
+    results: dict[str, int] = {}
+    for inside in (True, False):
+        receiving, sending = os.pipe()
+        try:
+            if inside:
+                child = start(instance, spec, Links(["sealed"], {1: sending}))
+            else:
+                # Isolated and by path: this process has no sandbox, so it must not look up modules at will.
+                words = [sys.executable, "-I", "-B", str(Path(canary.__file__)), "open"]
+                child = spawn.spawn(Command(words, {1: sending, 2: 2}), instance.cgroup(Role.CANARY).path)
+            os.close(sending)
+            instance.cgroup(Role.CANARY).thaw()
+            results.update(_collect(instance, child, receiving))
+        finally:
+            os.close(receiving)
+        if inside and not results:
+            raise ServiceUnavailable(
+                "the canary could not be started, so no wall was tried",
+                "the lines above this one say why; `homebound doctor` names what is missing",
+            )
+    return canary.judge(results)
+
+
+def _collect(instance: Instance, child: Child, receiving: int) -> dict[str, int]:
+    """What the canary printed; nothing, if it died or said something else."""
+    deadline = time.monotonic() + CANARY_SECONDS
+    text = b""
+    while (left := deadline - time.monotonic()) > 0 and select.select([receiving], [], [], left)[0]:
+        part = os.read(receiving, 65536)
+        if not part:
+            break
+        text += part
+    instance.cgroup(Role.CANARY).kill()
+    os.waitpid(child.pid, 0)
+    os.close(child.pidfd)
+    try:
+        document = json.loads(text)
+    except ValueError:
+        return {}
+    return {str(name): int(number) for name, number in document.items()}

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The walls of one device in the kernel: cgroups, BPF programs, what each role may send, the metrics port.
+
+Built before any role starts and removed after the last one ended. What is built here is tried by the
+canary (launch.try_walls) before anybody relies on it. May import: books.accounts, errors, events,
+rooms.granting,
+rooms.instance, rooms.resolve, settings, kernel. Source: bpf-cgroup(7), cgroup-v2.rst, mount(8).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from homebound.books.accounts import Accounts
+from homebound.errors import HomeboundError, PermissionMissing, ServiceUnavailable
+from homebound.events import Role, Side
+from homebound.kernel import bpf, bpffs, cgroups, features
+from homebound.kernel.probes import Allowance, Probes
+from homebound.rooms import granting, instance, resolve
+from homebound.rooms.instance import ROLES, Instance
+from homebound.settings import Settings
+
+OBJECTS = Path(__file__).parents[1] / "bpf_objects"
+# What the watcher reads besides the ring buffer; it gets these maps and no others.
+COUNTER_MAPS = ("traffic", "denied", "program_state")
+# Roles whose use of processor, memory and disk is exported.
+WATCHED_ROLES = (Role.SUPERVISOR, Role.WATCHER, Role.TRAINER, Role.GUARD, Role.GATEWAY)
+BACKLOG = 16
+
+
+@dataclass
+class Walls:
+    """What stands for one device."""
+
+    config: Settings
+    place: Instance
+    probes: Probes
+    listener: socket.socket
+    pinboard: bpffs.Hold
+    no_swap: bool
+    granting: granting.Granting
+    dial: str = ""
+
+    def allow_federation(self) -> str:
+        """Let the gateway send to the federation's address and nowhere else; the address, "" if unknown.
+
+        A name is asked anew each time, so that a federation that moved is found again.
+        """
+        host, port = self.config.federation.host, self.config.federation.port
+        try:
+            with self._asking(host):
+                # A SuperLink listens on IPv4 unless told otherwise, and Debian's localhost is ::1 first.
+                found = sorted(resolve.addresses(host), key="::1".__eq__)
+        except ServiceUnavailable:
+            return ""
+        if self.dial and self.dial not in found:
+            self.probes.revoke(Role.GATEWAY, self.dial, port)
+            self.dial = ""
+        if not self.dial:
+            self.probes.allow(Role.GATEWAY, found[0], port)
+            self.dial = found[0]
+        return self.dial
+
+    @contextmanager
+    def _asking(self, host: str) -> Iterator[None]:
+        """The supervisor may ask this host's name servers while a question is open, and only then."""
+        servers = [] if resolve.is_address(host) else resolve.nameservers()
+        routes = [
+            (server, protocol) for server in servers for protocol in (socket.IPPROTO_UDP, socket.IPPROTO_TCP)
+        ]
+        for server, protocol in routes:
+            self.probes.allow(Role.SUPERVISOR, server, resolve.DNS_PORT, protocol)
+        try:
+            yield
+        finally:
+            for server, protocol in routes:
+                self.probes.revoke(Role.SUPERVISOR, server, resolve.DNS_PORT, protocol)
+
+    def watched(self) -> dict[str, int]:
+        """Descriptors for the watcher by name: maps, the metrics listener, files of the role cgroups.
+
+        The caller closes them. Counters are opened for reading only; a reader of the ring buffer has to
+        write how far it read.
+        """
+        fds = {f"map:{name}": self.probes.read_fd(name) for name in COUNTER_MAPS}
+        fds["map:events"] = os.dup(self.probes.map_fd("events"))
+        fds["listen"] = os.dup(self.listener.fileno())
+        for role in WATCHED_ROLES:
+            for name, fd in self.place.cgroup(role).open_files().items():
+                if name in ("cgroup.freeze", "cgroup.kill") and role is not Role.TRAINER:
+                    os.close(fd)
+                    continue
+                fds[f"cgroup:{role.label}:{name}"] = fd
+        return fds
+
+    def credit_fd(self, books: Accounts) -> int:
+        """The map that the guard grants in; it stays ours. What waits from earlier lives is paid for now."""
+        outbox = self.place.gateway_state / "outbox"
+        self.granting.inherit([path.stem for path in outbox.glob("*")], books)
+        return self.probes.map_fd("credit")
+
+    def remove(self) -> None:
+        """Take the programs off and give back what was made."""
+        self.listener.close()
+        self.probes.remove()
+        _give_back(self.place, self.pinboard)
+
+
+def build(config: Settings, place: Instance) -> Walls:
+    """Cgroups, then programs, then ourselves in our own cgroup. Raises HomeboundError if one fails."""
+    _require_bpf()
+    pinboard = bpffs.hold()
+    try:
+        instance.make_tree(place)
+        return _build(config, place, pinboard)
+    except BaseException:
+        _give_back(place, pinboard)
+        raise
+
+
+def _build(config: Settings, place: Instance, pinboard: bpffs.Hold) -> Walls:
+    role_cgroups = {role: place.cgroup(role) for role in ROLES}
+    loaded = Probes.load(
+        objects=OBJECTS,
+        cgroup=place.root.path,
+        role_level=role_cgroups[Role.TRAINER].level(),
+        enforce=config.mode == "enforce",
+        pins=place.pins,
+        allowance=Allowance(granting.rate(config.federation.poll_seconds), granting.BURST_BYTES),
+    )
+    try:
+        _require_all(loaded)
+        for role, cgroup in role_cgroups.items():
+            loaded.assign(cgroup.id(), role)
+        loaded.allow(Role.WATCHER, "", config.metrics.port, direction=Side.FROM_LOCAL)
+        role_cgroups[Role.SUPERVISOR].add(0)
+        place.root.delegate()
+        _limit(config, place)
+        no_swap = role_cgroups[Role.TRAINER].set("memory.swap.max", "0")
+        listener = _listen(config, place)
+    except BaseException:
+        loaded.remove()
+        raise
+    credit = granting.Granting(loaded.grant, loaded.credit)
+    return Walls(config, place, loaded, listener, pinboard, no_swap, credit)
+
+
+def settle(walls: Walls | None, report: Mapping[str, Any], before: Accounts, after: Accounts) -> None:
+    """What one report means for the gateway's credit. Nothing before the walls stand."""
+    if walls is not None:
+        walls.granting.follow(report, before, after)
+
+
+def _require_bpf() -> None:
+    """Before anything is made, since what libbpf says of a kernel that refuses it all is long and unclear."""
+    try:
+        os.close(bpf.create_array())
+    except PermissionError as error:
+        raise PermissionMissing(
+            f"this kernel refuses BPF: {os.strerror(error.errno or errno.EPERM)}",
+            "run as root on the host, or in a container with the rights that docs/install.md lists",
+        ) from error
+    except OSError as error:
+        raise ServiceUnavailable(
+            f"this kernel has no BPF: {os.strerror(error.errno or errno.ENOSYS)}",
+            "boot one with CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF; `homebound doctor` names all it needs",
+        ) from error
+
+
+def _give_back(place: Instance, pinboard: bpffs.Hold) -> None:
+    """Remove the folders of the pins as far as nothing is in them, and let go of the file system."""
+    for folder in (place.pins, place.pins.parent):
+        with suppress(OSError):  # an earlier run, or another device of this host, has pins there
+            folder.rmdir()
+    pinboard.release()
+
+
+def _require_all(loaded: Probes) -> None:
+    missing = [program for program in loaded.programs() if not program.attached]
+    if missing:
+        raise ServiceUnavailable(
+            "kernel programs did not attach: " + "; ".join(f"{p.name}: {p.reason}" for p in missing),
+            "`homebound doctor` names what this kernel lacks",
+        )
+
+
+def _limit(config: Settings, place: Instance) -> None:
+    """Bounds for the trainer, as far as this host's cgroups have the controllers."""
+    trainer = place.cgroup(Role.TRAINER)
+    trainer.set("pids.max", str(config.trainer.tasks_max))
+    if config.trainer.memory_max_bytes:
+        trainer.set("memory.max", str(config.trainer.memory_max_bytes))
+        trainer.set("memory.oom.group", "1")
+
+
+def _listen(config: Settings, place: Instance) -> socket.socket:
+    """The metrics port. Made inside the watcher's cgroup, so that what it sends counts as the watcher's."""
+    family = socket.AF_INET6 if ":" in config.metrics.address else socket.AF_INET
+    place.cgroup(Role.WATCHER).add(0)
+    try:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((config.metrics.address, config.metrics.port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        place_name = f"{config.metrics.address}:{config.metrics.port}"
+        raise HomeboundError(
+            f"the metrics port {place_name} cannot be had: {error.strerror}",
+            "set metrics.port to a free one; each device on a host needs its own",
+        ) from error
+    finally:
+        place.cgroup(Role.SUPERVISOR).add(0)
+    return listener
+
+
+def watcher_document(config: Settings, numbers: Mapping[str, int]) -> dict[str, Any]:
+    """What the watcher is told: its name and mode, and under which number it finds each descriptor."""
+    maps: dict[str, int] = {}
+    groups: dict[str, dict[str, int]] = {}
+    for name, number in numbers.items():
+        kind, *rest = name.split(":")
+        if kind == "map":
+            maps[rest[0]] = number
+        elif kind == "cgroup":
+            groups.setdefault(rest[0], {})[rest[1]] = number
+    return {
+        "name": config.name,
+        "mode": config.mode,
+        "maps": maps,
+        "cgroups": groups,
+        "listen_fd": numbers["listen"],
+        "features": kernel_features(),
+        "canary_interval_seconds": config.canary.interval_seconds,
+    }
+
+
+def kernel_features() -> dict[str, bool]:
+    """What this kernel can do, each tried where it can be tried."""
+    modules = features.lsm() or ()
+    controllers = (cgroups.mount() / "cgroup.controllers").read_text().split()
+    return {
+        "btf": features.btf().present,
+        "bpf_programs": features.bpf_programs().present,
+        "bpf_lsm": "bpf" in modules,
+        "seccomp": features.seccomp().present,
+        "landlock": features.landlock_abi() > 0,
+        **{f"cgroup_{name}": name in controllers for name in ("cpu", "memory", "io", "pids")},
+    }

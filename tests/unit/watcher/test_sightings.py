@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""sightings.py: each look finds what is new, once, and nothing that was there before."""
+
+from __future__ import annotations
+
+import pytest
+
+from homebound.books.accounts import GRACE_SECONDS, Accounts, fold
+from homebound.events import Role, Rule, Verdict
+from homebound.watcher.policy import Denied, Sent, Unexplained
+from homebound.watcher.sightings import Sightings
+from unit.watcher.rig import MemoryCounters, tx
+
+
+def declared(size: int) -> Accounts:
+    return fold(Accounts(), {"type": "declare", "request": "pull", "stream_bytes": size, "task": ""}, 0.0)
+
+
+def test_what_was_there_before_is_not_ours() -> None:
+    counters = MemoryCounters()
+    counters.deny(Role.TRAINER, Rule.IO_URING, 23)
+    counters.add(tx(Role.TRAINER), 100)
+    assert Sightings(counters, "enforce").look(Accounts(), 0.0) == []
+
+
+def test_each_attempt_is_found_once() -> None:
+    counters = MemoryCounters()
+    sightings = Sightings(counters, "enforce")
+    counters.deny(Role.TRAINER, Rule.IO_URING, 23)
+    counters.deny(Role.CANARY, Rule.CONNECT4)
+    assert sightings.look(Accounts(), 0.0) == [
+        Denied(Role.TRAINER, Rule.IO_URING, 23),
+        Denied(Role.CANARY, Rule.CONNECT4, 1),
+    ]
+    assert sightings.look(Accounts(), 1.0) == []
+
+
+def test_a_byte_of_a_sealed_role_comes_first() -> None:
+    counters = MemoryCounters()
+    sightings = Sightings(counters, "enforce")
+    counters.deny(Role.GUARD, Rule.EGRESS)
+    counters.add(tx(Role.GUARD, Verdict.DENIED), 60)
+    assert sightings.look(Accounts(), 0.0) == [Denied(Role.GUARD, Rule.EGRESS, 1)]
+    counters.add(tx(Role.GUARD), 61)
+    assert sightings.look(Accounts(), 1.0) == [Sent(Role.GUARD, 61)]
+
+
+def test_gateway_and_watcher_may_send() -> None:
+    counters = MemoryCounters()
+    sightings = Sightings(counters, "enforce")
+    counters.add(tx(Role.GATEWAY), 61)
+    counters.add(tx(Role.WATCHER), 61)
+    assert sightings.look(Accounts(), 0.0) == []
+
+
+def test_undeclared_bytes_are_found_after_the_grace_and_once() -> None:
+    counters = MemoryCounters()
+    sightings = Sightings(counters, "enforce")
+    counters.add(tx(Role.GATEWAY), 200, 123)
+    found = [sightings.look(declared(100), float(second)) for second in range(20)]
+    assert [entry for look in found for entry in look] == [Unexplained(23)]
+    assert sightings.standing.confirmed == 23
+    first = next(second for second, look in enumerate(found) if look)
+    assert first >= GRACE_SECONDS
+    counters.add(tx(Role.GATEWAY), 50, 5)
+    found = [sightings.look(declared(100), 20.0 + second) for second in range(20)]
+    assert [entry for look in found for entry in look] == [Unexplained(5)]
+
+
+def test_declared_bytes_are_never_found() -> None:
+    counters = MemoryCounters()
+    sightings = Sightings(counters, "enforce")
+    for second in range(30):
+        # The kernel has counted what is declared only by the next look.
+        counters.add(tx(Role.GATEWAY), 150, 100)
+        assert sightings.look(declared(100 * second), float(second)) == []
+
+
+def test_a_kernel_that_does_not_answer_is_an_error() -> None:
+    counters = MemoryCounters()
+    sightings = Sightings(counters, "enforce")
+    counters.broken = True
+    with pytest.raises(OSError, match="descriptor"):
+        sightings.look(Accounts(), 0.0)
