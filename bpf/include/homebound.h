@@ -7,7 +7,7 @@
 
 #include <linux/types.h>
 
-#define HB_VERSION 1
+#define HB_VERSION 2
 
 // A role is a cgroup directly below the device's root cgroup. NONE: below the root, but in no role.
 enum hb_role {
@@ -64,7 +64,8 @@ enum hb_credit {
 	HB_CREDIT_MAX = 4,
 };
 
-// Index into program_state, and "program" of an event.
+// Index into program_state, and "program" of an event. 0-7: what the walls need. 8-: what only looks on; a
+// kernel that does not take one of these loses its figures and nothing else.
 enum hb_program {
 	HB_PROGRAM_SOCK_CREATE = 0,
 	HB_PROGRAM_CONNECT4 = 1,
@@ -74,7 +75,7 @@ enum hb_program {
 	HB_PROGRAM_EGRESS = 5,
 	HB_PROGRAM_INGRESS = 6,
 	HB_PROGRAM_SYSCALL_EXIT = 7,
-	HB_PROGRAMS_MAX = 16,
+	HB_PROGRAMS_MAX = 64,
 };
 
 enum hb_direction {

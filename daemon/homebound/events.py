@@ -13,9 +13,10 @@ import enum
 import socket
 from dataclasses import dataclass
 
-VERSION = 1
+VERSION = 2
 ROLES_MAX = 8
 RULES_MAX = 64
+PROGRAMS_MAX = 64
 TRAFFIC_MAX = ROLES_MAX * 2 * 2 * 4 * 2
 V4_MAPPED = bytes(10) + b"\xff\xff"
 
@@ -103,6 +104,25 @@ class Program(_Label, enum.IntEnum):
     @property
     def bpf_name(self) -> str:
         return f"hb_{self.label}"
+
+    @property
+    def is_required(self) -> bool:
+        """Whether nothing may start without it. The others only look on: each falls out alone."""
+        return self in _REQUIRED
+
+
+_REQUIRED = frozenset(
+    {
+        Program.SOCK_CREATE,
+        Program.CONNECT4,
+        Program.CONNECT6,
+        Program.SENDMSG4,
+        Program.SENDMSG6,
+        Program.EGRESS,
+        Program.INGRESS,
+        Program.SYSCALL_EXIT,
+    }
+)
 
 
 class Direction(_Label, enum.IntEnum):

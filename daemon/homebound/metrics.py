@@ -46,10 +46,12 @@ RULES = (
 POLICY_RULES = (
     ("trainer", "transmit"), ("guard", "transmit"), ("gateway", "unaccounted"), ("canary", "canary"),
 )  # fmt: skip
-PROGRAMS = (
+REQUIRED_PROGRAMS = (
     "hb_sock_create", "hb_connect4", "hb_connect6", "hb_sendmsg4", "hb_sendmsg6", "hb_egress", "hb_ingress",
     "hb_syscall_exit",
 )  # fmt: skip
+WANTED_PROGRAMS: tuple[str, ...] = ()
+PROGRAMS = (*REQUIRED_PROGRAMS, *WANTED_PROGRAMS)
 KINDS = ("denied", "canary", "role_exit")
 WALLS = (
     "namespaces", "seccomp", "landlock", "cgroup-bpf", "users", "no-inherited-fd", "no-core-dump", "no-swap",
@@ -113,8 +115,10 @@ METRICS = (
     ),
     # the BPF programs
     Metric(
-        "homebound_bpf_program_attached", "gauge", "Whether the program is attached to the device's cgroup.",
-        ("program",), _each(PROGRAMS), "programs",
+        "homebound_bpf_program_attached", "gauge",
+        "Whether the program is attached. Nothing starts without a required one; a wanted one only looks on.",
+        ("program", "need"), _each(REQUIRED_PROGRAMS, ("required",)) + _each(WANTED_PROGRAMS, ("wanted",)),
+        "programs",
     ),
     Metric(
         "homebound_bpf_program_runs_total", "counter",

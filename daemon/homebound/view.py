@@ -113,6 +113,9 @@ def _facts(document: Mapping[str, Any], now: float) -> list[tuple[str, str]]:
             f"{document['unaccounted_bytes']} B unaccounted",
         )
     )
+    if lacking := [program for program in document.get("programs", ()) if _is_lacking(program)]:
+        words = "; ".join(f"{program['name']}: {program['reason']}" for program in lacking)
+        facts.append(("not attached", words))
     canary = document["canary"]
     if canary["tried"]:
         facts.append(
@@ -282,8 +285,15 @@ def checks(found: Sequence[Mapping[str, Any]]) -> list[Table]:
 
 def programs(found: Sequence[Mapping[str, Any]]) -> Table:
     """What loading the kernel programs gave."""
-    rows = tuple(
-        (entry["name"], "attached" if entry["attached"] else "NOT ATTACHED", entry["reason"])
-        for entry in found
-    )
-    return Table("kernel programs", ("program", "", "reason"), rows)
+    rows = tuple((entry["name"], entry["need"], _attachment(entry), entry["reason"]) for entry in found)
+    return Table("kernel programs", ("program", "", "", "reason"), rows)
+
+
+def _is_lacking(program: Mapping[str, Any]) -> bool:
+    return program["need"] != "off" and not program["attached"]
+
+
+def _attachment(program: Mapping[str, Any]) -> str:
+    if program["attached"]:
+        return "attached"
+    return "NOT ATTACHED" if program["need"] == "required" else "not attached"

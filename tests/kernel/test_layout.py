@@ -29,7 +29,7 @@ ENUMS: dict[str, tuple[type[enum.IntEnum], str, dict[str, int]]] = {
     "hb_rule": (events.Rule, "HB_RULE_", {"HB_RULES_MAX": events.RULES_MAX}),
     "hb_credit": (events.Credit, "HB_CREDIT_", {"HB_CREDIT_MAX": events.CREDIT_MAX}),
     "hb_kind": (events.Kind, "HB_KIND_", {}),
-    "hb_program": (events.Program, "HB_PROGRAM_", {"HB_PROGRAMS_MAX": 16}),
+    "hb_program": (events.Program, "HB_PROGRAM_", {"HB_PROGRAMS_MAX": events.PROGRAMS_MAX}),
     "hb_direction": (events.Direction, "HB_", {}),
     "hb_family": (events.Family, "HB_", {}),
     "hb_protocol": (events.Protocol, "HB_", {}),

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from homebound import events
 from homebound.events import Event, Flaw, Program, Role, Rule
 from homebound.kernel import bpf, maps
 from homebound.kernel.maps import EventStream
@@ -166,7 +167,7 @@ def test_poll_waits_and_wakes(device: Device) -> None:
 
 def test_unknown_records_are_counted(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program newer than its reader: nothing is guessed, nothing is passed over in silence."""
-    monkeypatch.setattr("homebound.events.VERSION", 2)
+    monkeypatch.setattr("homebound.events.VERSION", events.VERSION + 1)
     device.run(Role.TRAINER, shoot)
     assert device.events() == []
     assert device.stream.undecoded[Flaw.VERSION] == SHOTS

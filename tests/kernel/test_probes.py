@@ -18,7 +18,7 @@ from homebound.errors import HomeboundError, InternalError, PermissionMissing
 from homebound.events import Program, Role, Rule
 from homebound.kernel import bpf, features
 from homebound.kernel.libbpf import LibbpfError
-from homebound.kernel.probes import ProbeError, Probes
+from homebound.kernel.probes import OBJECTS, ProbeError, Probes
 from kernel.conftest import MakeDevice
 from kernel.rig import Device, child, in_child
 
@@ -53,7 +53,7 @@ def test_every_program_is_there(device: Device) -> None:
         ["bpftool", "cgroup", "list", str(device.cgroup)], check=True, capture_output=True, text=True
     ).stdout
     assert {name for name in attached.split() if name.startswith("hb_")} == {
-        program.bpf_name for program in Program if program is not Program.SYSCALL_EXIT
+        program.bpf_name for program in (*OBJECTS["egress"], *OBJECTS["sockets"])
     }
 
 

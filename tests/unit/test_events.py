@@ -22,7 +22,7 @@ SIZE = ctypes.sizeof(EventRecord)
 def record(**fields: Any) -> EventRecord:
     """A connect to 192.0.2.1 port 443 that the trainer was refused."""
     base: dict[str, Any] = {
-        "version": 1,
+        "version": events.VERSION,
         "kind": Kind.DENIED,
         "size": SIZE,
         "role": Role.TRAINER,
@@ -79,7 +79,7 @@ def test_an_event_cannot_be_changed() -> None:
         (bytes(record(size=SIZE - 1)), Flaw.SIZE),
         (bytes(record(size=SIZE + 1)), Flaw.SIZE),
         (bytes(record(version=0)), Flaw.VERSION),
-        (bytes(record(version=2)), Flaw.VERSION),
+        (bytes(record(version=events.VERSION + 1)), Flaw.VERSION),
         (bytes(record(kind=11)), Flaw.KIND),
         (bytes(record(kind=Kind.CANARY)), Flaw.KIND),
         (bytes(record(role=7)), Flaw.VALUE),

@@ -2,7 +2,7 @@
 """Load and attach every kernel program for real, to an empty cgroup of its own, and take all of it away.
 
 A program that parses may still not load on this kernel; only a try tells. Nothing on the host is touched
-that a running daemon uses. May import: errors, kernel, settings, rooms.walls.
+that a running daemon uses. May import: errors, kernel, rooms.walls.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from homebound.errors import PermissionMissing
 from homebound.kernel import bpffs, cgroups, probes
 from homebound.kernel.cgroups import Cgroup
 from homebound.rooms.walls import OBJECTS
-from homebound.settings import Settings
 
 
-def attach_and_remove(settings: Settings) -> list[dict[str, Any]]:
-    """Each program with name, whether it attached, and why not.
+def attach_and_remove(enforce: bool = True) -> list[dict[str, Any]]:
+    """Each program with name, whether it attached, why not, and whether it is required or wanted.
 
     Raises PermissionMissing without root, HomeboundError when the kernel lacks what all of them need.
     """
@@ -38,7 +37,7 @@ def attach_and_remove(settings: Settings) -> list[dict[str, Any]]:
                 objects=OBJECTS,
                 cgroup=cgroup.path,
                 role_level=cgroup.level() + 1,
-                enforce=settings.mode == "enforce",
+                enforce=enforce,
                 pins=bpffs.FOLDER / name,
             )
             try:
@@ -49,4 +48,7 @@ def attach_and_remove(settings: Settings) -> list[dict[str, Any]]:
             cgroup.remove()
             with suppress(OSError):
                 (bpffs.FOLDER / name).rmdir()
-    return [{"name": entry.name, "attached": entry.attached, "reason": entry.reason} for entry in programs]
+    return [
+        {"name": entry.name, "attached": entry.attached, "reason": entry.reason, "need": entry.need}
+        for entry in programs
+    ]

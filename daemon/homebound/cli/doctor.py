@@ -3,7 +3,7 @@
 
 Facts come from kernel/features.py and are found by trying; what can only be tried as root is "unknown"
 without it, never "good". Prints nothing. May import: config, errors, kernel, books.spending, rooms.walls,
-settings, and of this room hostleaks, sitechecks, statusclient.
+settings, and of this room attachtrial, hostleaks, sitechecks, statusclient.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, Literal
 from homebound import __version__
 from homebound.books import spending
 from homebound.cli import hostleaks, sitechecks, statusclient
+from homebound.cli.attachtrial import attach_and_remove
 from homebound.config.layers import ETC
 from homebound.config.reading import Reading, read
 from homebound.errors import HomeboundError
@@ -38,6 +39,10 @@ CONTROLLERS = ("cpu", "memory", "pids", "io")
 # The canary flies every interval; one flight may be late, two may not.
 LATE_CANARY = 2.5
 AS_ROOT = "sudo homebound doctor"
+PROGRAM_CHECKS: tuple[tuple[Need, str, str], ...] = (
+    ("required", "kernel programs", "without them nothing starts; docs/kernel.md has what each needs"),
+    ("wanted", "tracing programs", "all walls stand without them; their figures are missing"),
+)
 
 
 @dataclass(frozen=True)
@@ -67,13 +72,15 @@ def examine(config: Path | None = None, etc: Path = ETC) -> list[Check]:
     reading, verdict = _configuration(config)
     found = [_root(), _cgroup2(), _bpf(), _objects(), _libbpf(), _seccomp()]
     found += [_program("bwrap", "bubblewrap"), _program("setpriv", "util-linux"), _modules(), _clock()]
-    found += [verdict, *_preload(reading), _btf(), _lsm(), _landlock(), _controllers(), _synchronised()]
+    running = _status(config, reading)
+    found += [*_programs(running), verdict, *_preload(reading), _btf(), _lsm(), _landlock()]
+    found += [_controllers(), _synchronised()]
     found += _privacy(reading)
     data = Path(reading.settings.data.path) if reading and reading.settings else None
     found += [
         _check("wanted", hole.name, hole.closed, hole.fact, hole.advice) for hole in hostleaks.look(data)
     ]
-    found += _daemon(config, reading)
+    found += _daemon(running, reading)
     needs: tuple[Need, Need] = ("required", "wanted")
     for need in needs:
         for result in sitechecks.run(etc / "check" / f"{need}.d"):
@@ -255,12 +262,33 @@ def _privacy(reading: Reading | None) -> list[Check]:
     return [_check("wanted", "privacy limit", good, fact, advice)]
 
 
-def _daemon(config: Path | None, reading: Reading | None) -> list[Check]:
-    """What a running daemon says of itself; nothing is held against one that does not run."""
+def _status(config: Path | None, reading: Reading | None) -> Mapping[str, Any] | HomeboundError:
+    """The document of a running daemon, or why there is none."""
     try:
-        document = statusclient.ask(*statusclient.locate(config if reading else None, None, None))
+        return statusclient.ask(*statusclient.locate(config if reading else None, None, None))
     except HomeboundError as error:
-        return [Check("wanted", "daemon", "unknown", error.message, error.hint)]
+        return error
+
+
+def _programs(running: Mapping[str, Any] | HomeboundError) -> list[Check]:
+    """Whether every program is attached: asked of a running daemon, else tried in a cgroup of its own."""
+    try:
+        found = attach_and_remove() if isinstance(running, HomeboundError) else running.get("programs", [])
+    except HomeboundError as error:
+        return [Check("required", "kernel programs", "unknown", error.message, error.hint)]
+    checks = []
+    for need, name, advice in PROGRAM_CHECKS:
+        mine = [program for program in found if program["need"] == need]
+        lacking = [f"{program['name']}: {program['reason']}" for program in mine if not program["attached"]]
+        fact = "; ".join(lacking) or f"all {len(mine)} attach"
+        checks.append(_check(need, name, not lacking, fact, advice))
+    return checks
+
+
+def _daemon(document: Mapping[str, Any] | HomeboundError, reading: Reading | None) -> list[Check]:
+    """What a running daemon says of itself; nothing is held against one that does not run."""
+    if isinstance(document, HomeboundError):
+        return [Check("wanted", "daemon", "unknown", document.message, document.hint)]
     interval = reading.values.get("canary.interval_seconds") if reading else None
     late = LATE_CANARY * float(interval or CanarySettings().interval_seconds)
     return [check(document, late) for check in DAEMON_CHECKS]

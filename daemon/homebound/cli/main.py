@@ -136,8 +136,10 @@ def check_config(context: click.Context, config: Path | None, attach: bool, as_j
     if attach and reading.settings is not None and not reading.problems:
         from homebound.cli.attachtrial import attach_and_remove
 
-        programs = attach_and_remove(reading.settings)
-    failed = [entry["name"] for entry in programs or [] if not entry["attached"]]
+        programs = attach_and_remove(reading.settings.mode == "enforce")
+    failed = [
+        entry["name"] for entry in programs or [] if entry["need"] == "required" and not entry["attached"]
+    ]
     if as_json:
         print_json(
             {

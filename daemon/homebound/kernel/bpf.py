@@ -24,6 +24,7 @@ STATS_RUN_TIME = 0
 MAP_TYPE_ARRAY = 2
 PROG_TYPE_CGROUP_SKB = 8
 ATTACH_CGROUP_INET_EGRESS = 1
+LINK_TYPE_CGROUP = 3
 
 _U32, _U64 = ctypes.c_uint32, ctypes.c_uint64
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -122,10 +123,10 @@ class ProgramInfo:
 
 @dataclass(frozen=True)
 class LinkInfo:
-    """``cgroup`` is the id a cgroup link is attached to, 0 after it was detached."""
+    """``cgroup`` is the id a cgroup link is attached to, 0 after it was detached, None for other links."""
 
     program: int
-    cgroup: int
+    cgroup: int | None
 
 
 def call(command: int, attributes: ctypes.Structure) -> int:
@@ -200,7 +201,7 @@ def link_info(fd: int) -> LinkInfo:
     """What a link holds in place, and where."""
     info = _LinkInfo()
     _read_info(fd, info)
-    return LinkInfo(info.prog_id, info.cgroup_id)
+    return LinkInfo(info.prog_id, info.cgroup_id if info.type == LINK_TYPE_CGROUP else None)
 
 
 def detach_link(fd: int) -> bool:

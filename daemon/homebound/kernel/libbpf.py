@@ -12,7 +12,7 @@ import ctypes
 import errno
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +43,9 @@ SIGNATURES: Mapping[str, tuple[type, tuple[type, ...]]] = {
     "bpf_map__set_initial_value": (_Int, (_Pointer, _Text, ctypes.c_size_t)),
     "bpf_map__pin": (_Int, (_Pointer, _Text)),
     "bpf_program__name": (_Text, (_Pointer,)),
+    "bpf_program__section_name": (_Text, (_Pointer,)),
     "bpf_program__pin": (_Int, (_Pointer, _Text)),
+    "bpf_program__set_autoload": (_Int, (_Pointer, ctypes.c_bool)),
     "bpf_program__attach": (_Pointer, (_Pointer,)),
     "bpf_program__attach_cgroup": (_Pointer, (_Pointer, _Int)),
     "bpf_link__pin": (_Int, (_Pointer, _Text)),
@@ -57,6 +59,10 @@ class LibbpfError(HomeboundError):
     def __init__(self, message: str, hint: str, code: int = 0) -> None:
         super().__init__(message, hint)
         self.code = code
+
+
+class NotTaken(LibbpfError):
+    """The kernel refused a program or a map of an object: a fact about this kernel."""
 
 
 @dataclass
@@ -138,6 +144,17 @@ class Object:
         """Handles by name."""
         return self._walk("bpf_object__next_program", "bpf_program__name")
 
+    def keep_only(self, names: Collection[str]) -> None:
+        """Leave the other programs of the object out; before load."""
+        for name, handle in self.programs().items():
+            result = self.library.calls.bpf_program__set_autoload(handle, name in names)
+            self.library.check(result, f"cannot choose among the programs of {self.name}")
+
+    def is_for_cgroup(self, name: str) -> bool:
+        """Whether a program hangs on a cgroup; the others hang on a tracepoint of the whole host."""
+        section: bytes = self.library.calls.bpf_program__section_name(self.programs()[name])
+        return section.startswith(b"cgroup")
+
     def set_settings(self, value: bytes) -> None:
         """Write the read-only data; before load."""
         handle = self._map(SETTINGS_MAP)
@@ -150,10 +167,13 @@ class Object:
         self.library.check(result, f"cannot share the map {name} with {self.name}")
 
     def load(self) -> None:
-        """Make the maps and have the kernel verify the programs."""
+        """Make the maps and have the kernel verify the programs. Raises NotTaken."""
         self.library.warnings.clear()
         result = self.library.calls.bpf_object__load(self.handle)
-        self.library.check(result, f"the kernel does not take {self.name}")
+        try:
+            self.library.check(result, f"the kernel does not take {self.name}")
+        except LibbpfError as error:
+            raise NotTaken(error.message, error.hint, error.code) from error
 
     def pin_map(self, name: str, path: Path) -> None:
         """After load."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,9 +29,19 @@ from homebound.events import (
 )
 from homebound.kernel import bpf, libbpf, syscalls
 
-# The packet filter first: it holds for whatever the others let through.
-OBJECTS = ("egress", "sockets", "syscalls")
-OUTSIDE_CGROUP = (Program.SYSCALL_EXIT,)  # on a tracepoint of the whole host
+# The programs of each object file. The packet filter first: it holds for whatever the others let through.
+# Programs that only look on are in files of their own, so that none of them takes a wall with it.
+OBJECTS: Mapping[str, tuple[Program, ...]] = {
+    "egress": (Program.EGRESS, Program.INGRESS),
+    "sockets": (
+        Program.SOCK_CREATE,
+        Program.CONNECT4,
+        Program.CONNECT6,
+        Program.SENDMSG4,
+        Program.SENDMSG6,
+    ),
+    "syscalls": (Program.SYSCALL_EXIT,),
+}
 SHARED_MAPS = (
     "role_by_cgroup",
     "allow",
@@ -44,6 +54,7 @@ SHARED_MAPS = (
     "refused_sockets",
 )
 MAPS, PROGRAMS, LINKS, OLD = "maps", "programs", "links", "old-"
+REQUIRED, WANTED, OFF = "required", "wanted", "off"
 TCP = 6
 
 
@@ -62,13 +73,14 @@ class Allowance:
 @dataclass(frozen=True)
 class ProgramState:
     """What the kernel says of a program now. ``reason``: why it is not attached, "" when it is.
-    ``runs`` and ``run_seconds`` count since load."""
+    ``runs`` and ``run_seconds`` count since load. ``need``: REQUIRED, WANTED, or OFF by the settings."""
 
     name: str
     attached: bool
     reason: str
     runs: int
     run_seconds: float
+    need: str
 
 
 @dataclass
@@ -78,6 +90,7 @@ class Probes:
     pins: Path
     cgroup_id: int
     reasons: Mapping[str, str] = field(default_factory=dict)
+    off: Mapping[Program, str] = field(default_factory=dict)
     maps: dict[str, int] = field(default_factory=dict)
     programs_open: dict[str, tuple[int, int]] = field(default_factory=dict)
     stats: int | None = None
@@ -91,28 +104,30 @@ class Probes:
         enforce: bool,
         pins: Path,
         allowance: Allowance | None = None,
+        off: Mapping[Program, str] | None = None,
     ) -> Probes:
         """Load the objects of a folder and attach them to a cgroup before any task is below it.
 
         ``role_level``: depth of the role cgroups below the root of the hierarchy, which is 0.
         ``allowance``: what the gateway may send besides what is granted; without it, it needs no credit.
         ``pins``: a folder on the BPF file system; what an earlier run left there goes once the new programs
-        are in place, and stays when any of them is not. A program that cannot be attached is a fact, told by
-        ``programs()``; what cannot be loaded at all raises.
+        are in place, and stays when a required one is not. ``off``: programs to leave out, and why.
+        A program that cannot be attached is a fact, told by ``programs()``; a required object that cannot be
+        read at all raises.
         """
         free = allowance or Allowance(0, 0)
         settings = SettingsRecord(role_level, 1 if enforce else 0, free.rate, free.burst)
         with _rights_needed(), _descriptor(cgroup) as cgroup_fd:
             old = _set_aside(pins)
-            probes = cls(pins, os.fstat(cgroup_fd).st_ino)
+            probes = cls(pins, os.fstat(cgroup_fd).st_ino, off=off or {})
             try:
-                probes.reasons = _load_all(objects, cgroup_fd, bytes(settings), pins)
+                probes.reasons = _load_all(objects, cgroup_fd, bytes(settings), pins, probes.off)
                 probes._open()
             except BaseException:
                 probes.close()
                 _remove(pins, (MAPS, PROGRAMS, LINKS))
                 raise
-            if all(state.attached for state in probes.programs()):
+            if not missing(probes.programs()):
                 _remove(pins, old)
         return probes
 
@@ -195,17 +210,24 @@ class Probes:
         self.stats = bpf.enable_stats()
 
     def _state(self, program: Program) -> ProgramState:
-        name = program.bpf_name
+        name, need = program.bpf_name, REQUIRED if program.is_required else WANTED
+        if program in self.off:
+            return ProgramState(name, False, self.off[program], 0, 0.0, OFF)
         if name not in self.programs_open:
-            return ProgramState(name, False, self.reasons.get(name, "not loaded"), 0, 0.0)
+            return ProgramState(name, False, self.reasons.get(name, "not loaded"), 0, 0.0, need)
         program_fd, link_fd = self.programs_open[name]
         info, link = bpf.program_info(program_fd), bpf.link_info(link_fd)
         reason = ""
         if link.program != info.id:
             reason = "another program was put in its place"
-        elif program not in OUTSIDE_CGROUP and link.cgroup != self.cgroup_id:
+        elif link.cgroup not in (None, self.cgroup_id):
             reason = "was detached from the cgroup"
-        return ProgramState(name, not reason, reason, info.runs, info.run_seconds)
+        return ProgramState(name, not reason, reason, info.runs, info.run_seconds, need)
+
+
+def missing(programs: Collection[ProgramState], need: str = REQUIRED) -> list[ProgramState]:
+    """Those of that need that are not attached."""
+    return [state for state in programs if state.need == need and not state.attached]
 
 
 def _endpoint(role: Role, address: str, port: int, protocol: int, direction: int) -> bytes:
@@ -217,28 +239,62 @@ def _endpoint(role: Role, address: str, port: int, protocol: int, direction: int
     return bytes(EndpointRecord(role, port, protocol, direction, (ctypes.c_uint8 * 16)(*raw)))
 
 
-def _load_all(objects: Path, cgroup_fd: int, settings: bytes, pins: Path) -> dict[str, str]:
+@dataclass(frozen=True)
+class _Source:
+    """One object file, and where what is made of it goes."""
+
+    library: libbpf.Library
+    path: Path
+    cgroup_fd: int
+    settings: bytes
+    pins: Path
+
+    def load(self, names: Collection[str]) -> dict[str, str]:
+        """Load, pin and attach these programs of the file; the reason for each that cannot be attached.
+
+        Raises NotTaken when the kernel does not take all of them, LibbpfError for anything else.
+        """
+        with self.library.open_object(self.path) as opened:
+            opened.keep_only(names)
+            opened.set_settings(self.settings)
+            _share_maps(opened, self.pins)
+            opened.load()
+            _pin_maps(opened, self.pins)
+            return _attach(opened, names, self.cgroup_fd, self.pins)
+
+    def load_each(self, names: Collection[str]) -> dict[str, str]:
+        """The same, but what the kernel does not take falls out alone, with its reason."""
+        try:
+            return self.load(names)
+        except libbpf.NotTaken as error:
+            reason = str(error)
+        if len(names) == 1:
+            return dict.fromkeys(names, reason)
+        return {key: why for name in names for key, why in self.load_each((name,)).items()}
+
+
+def _load_all(
+    objects: Path, cgroup_fd: int, settings: bytes, pins: Path, off: Collection[Program]
+) -> dict[str, str]:
     """Load, attach and pin. Returns the reason for each program that is not attached."""
     reasons: dict[str, str] = {}
     for folder in (MAPS, PROGRAMS, LINKS):
         (pins / folder).mkdir(mode=0o700)
     with libbpf.Library.open() as library:
-        for name in OBJECTS:
-            with library.open_object(objects / f"{name}.bpf.o") as opened:
-                opened.set_settings(settings)
-                _share_maps(opened, pins)
-                try:
-                    opened.load()
-                except libbpf.LibbpfError as error:
-                    reasons |= dict.fromkeys(opened.programs(), str(error))
-                    continue
-                _pin_maps(opened, pins)
-                _attach(opened, cgroup_fd, pins, reasons)
+        for name, programs in OBJECTS.items():
+            source = _Source(library, objects / f"{name}.bpf.o", cgroup_fd, settings, pins)
+            names = [program.bpf_name for program in programs if program not in off]
+            try:
+                reasons |= source.load_each(names) if names else {}
+            except libbpf.LibbpfError as error:
+                if any(program.is_required for program in programs):
+                    raise
+                reasons |= dict.fromkeys(names, str(error))
     return reasons
 
 
 def _share_maps(opened: libbpf.Object, pins: Path) -> None:
-    for name in SHARED_MAPS:
+    for name in opened.maps().keys() & set(SHARED_MAPS):
         path = pins / MAPS / name
         if path.exists():
             fd = bpf.open_pin(path)
@@ -249,7 +305,7 @@ def _share_maps(opened: libbpf.Object, pins: Path) -> None:
 
 
 def _pin_maps(opened: libbpf.Object, pins: Path) -> None:
-    for name in SHARED_MAPS:
+    for name in sorted(opened.maps().keys() & set(SHARED_MAPS)):
         path = pins / MAPS / name
         if not path.exists():
             opened.pin_map(name, path)
@@ -267,13 +323,15 @@ def _fill_syscall_rules(path: Path) -> None:
         os.close(fd)
 
 
-def _attach(opened: libbpf.Object, cgroup_fd: int, pins: Path, reasons: dict[str, str]) -> None:
-    for name in opened.programs():
-        outside = name in [program.bpf_name for program in OUTSIDE_CGROUP]
+def _attach(opened: libbpf.Object, names: Collection[str], cgroup_fd: int, pins: Path) -> dict[str, str]:
+    reasons = {}
+    for name in names:
+        target = cgroup_fd if opened.is_for_cgroup(name) else None
         try:
-            opened.attach(name, None if outside else cgroup_fd, pins / PROGRAMS / name, pins / LINKS / name)
+            opened.attach(name, target, pins / PROGRAMS / name, pins / LINKS / name)
         except libbpf.LibbpfError as error:
             reasons[name] = str(error)
+    return reasons
 
 
 def _set_aside(pins: Path) -> list[str]:

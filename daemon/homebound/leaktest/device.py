@@ -140,9 +140,9 @@ def _probes(instance: Instance, *, enforce: bool) -> Iterator[probes.Probes]:
         pins=instance.pins,
     )
     try:
-        missing = [program for program in loaded.programs() if not program.attached]
-        if missing:
-            words = "; ".join(f"{program.name}: {program.reason}" for program in missing)
+        lacking = probes.missing(loaded.programs())
+        if lacking:
+            words = "; ".join(f"{program.name}: {program.reason}" for program in lacking)
             raise HomeboundError(f"kernel programs did not attach: {words}", "see `homebound doctor`")
         loaded.assign(canary.id(), Role.CANARY)
         yield loaded

@@ -22,7 +22,7 @@ from homebound.books.accounts import Accounts
 from homebound.errors import HomeboundError, PermissionMissing, ServiceUnavailable
 from homebound.events import Role, Side
 from homebound.kernel import bpf, bpffs, cgroups, features
-from homebound.kernel.probes import Allowance, Probes
+from homebound.kernel.probes import Allowance, Probes, missing
 from homebound.rooms import granting, instance, resolve
 from homebound.rooms.instance import ROLES, Instance
 from homebound.settings import Settings
@@ -183,10 +183,10 @@ def _give_back(place: Instance, pinboard: bpffs.Hold) -> None:
 
 
 def _require_all(loaded: Probes) -> None:
-    missing = [program for program in loaded.programs() if not program.attached]
-    if missing:
+    lacking = missing(loaded.programs())
+    if lacking:
         raise ServiceUnavailable(
-            "kernel programs did not attach: " + "; ".join(f"{p.name}: {p.reason}" for p in missing),
+            "kernel programs did not attach: " + "; ".join(f"{p.name}: {p.reason}" for p in lacking),
             "`homebound doctor` names what this kernel lacks",
         )
 

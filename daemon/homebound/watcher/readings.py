@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from homebound.events import Direction, Program, ProgramCounts, Role, Rule, Traffic, TrafficKey, Verdict
 from homebound.kernel import maps, usage
-from homebound.metrics import PROGRAMS, RESOURCES, STARTED, Readings
+from homebound.metrics import BY_NAME, PROGRAMS, RESOURCES, STARTED, Readings
 
 SOURCES = frozenset({usage.CGROUP, usage.PSUTIL, usage.ABSENT})
 
@@ -50,12 +50,15 @@ class MapCounters:
 
 @dataclass(frozen=True)
 class ProgramFigures:
-    """What the supervisor found of one program. A link's descriptor can detach it, so it is not handed
-    over to look for ourselves."""
+    """What the supervisor found of one program; None for one that the settings switch off. A link's
+    descriptor can detach it, so it is not handed over to look for ourselves."""
 
-    attached: bool
+    attached: bool | None
     runs: float | None
     run_seconds: float | None
+
+
+SWITCHED_OFF = ProgramFigures(None, None, None)
 
 
 def left_the_role(key: TrafficKey, mode: str) -> bool:
@@ -100,12 +103,13 @@ def of_denied(denied: Mapping[tuple[Role, Rule], int]) -> Readings:
 
 
 def programs_from_report(report: Any) -> dict[str, ProgramFigures]:
-    """The supervisor's list of programs, each with name, attached, runs and run_seconds."""
+    """The supervisor's list of programs, each with name, need, attached, runs and run_seconds."""
     found = {}
     for entry in report if isinstance(report, list) else []:
         if isinstance(entry, dict) and entry.get("name") in PROGRAMS:
             runs, seconds = _number(entry.get("runs")), _number(entry.get("run_seconds"))
-            found[entry["name"]] = ProgramFigures(entry.get("attached") is True, runs, seconds)
+            figures = ProgramFigures(entry.get("attached") is True, runs, seconds)
+            found[entry["name"]] = SWITCHED_OFF if entry.get("need") == "off" else figures
     return found
 
 
@@ -114,9 +118,9 @@ def of_programs(counts: Mapping[Program, ProgramCounts], reported: Mapping[str, 
     attached: dict[tuple[str, ...], float | None] = {}
     runs: dict[tuple[str, ...], float | None] = {}
     seconds: dict[tuple[str, ...], float | None] = {}
-    for name in PROGRAMS:
+    for name, need in BY_NAME["homebound_bpf_program_attached"].values:
         found = reported.get(name)
-        attached[(name,)] = float(found.attached) if found else None
+        attached[(name, need)] = float(found.attached) if found and found.attached is not None else None
         runs[(name,)] = found.runs if found else None
         seconds[(name,)] = found.run_seconds if found else None
     return {

@@ -217,6 +217,7 @@ def test_check_config_attaches_every_program_and_leaves_nothing(
     found = json.loads(capfd.readouterr().out)
     assert {entry["name"] for entry in found["programs"]} >= {"hb_egress", "hb_connect4", "hb_sock_create"}
     assert all(entry["attached"] for entry in found["programs"])
+    assert {entry["need"] for entry in found["programs"]} <= {"required", "wanted", "off"}
     name = f"homebound-check-{os.getpid()}"
     left = [path for top in ("/sys/fs/bpf", "/sys/fs/cgroup") for path in Path(top).rglob(name)]
     assert left == []

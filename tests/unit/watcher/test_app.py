@@ -277,7 +277,7 @@ def test_the_supervisors_words_in_metrics(start: Callable[..., Rig]) -> None:
     rig = start()
     assert rig.value("homebound_kernel_feature", feature="btf") == 1
     assert rig.value("homebound_kernel_feature", feature="lsm") == 0
-    assert rig.value("homebound_bpf_program_attached", program="hb_egress") is None
+    assert rig.value("homebound_bpf_program_attached", program="hb_egress", need="required") is None
     rig.report(
         type="programs", programs=[{"name": "hb_egress", "attached": True, "runs": 5, "run_seconds": 0.1}]
     )
@@ -285,7 +285,7 @@ def test_the_supervisors_words_in_metrics(start: Callable[..., Rig]) -> None:
     used = {"cpu_seconds": 2.5, "memory_bytes": 4096, "source": {"cpu": "psutil", "memory": "psutil"}}
     rig.report(type="usage", roles={"trainer": used})
     rig.becomes(2.5, "homebound_cpu_seconds_total", role="trainer")
-    assert rig.value("homebound_bpf_program_attached", program="hb_egress") == 1
+    assert rig.value("homebound_bpf_program_attached", program="hb_egress", need="required") == 1
     assert rig.value("homebound_wall_active", wall="seccomp") == 1
     assert rig.value("homebound_wall_active", wall="landlock") == 0
     assert rig.value("homebound_resource_source_info", resource="cpu", source="psutil") == 1

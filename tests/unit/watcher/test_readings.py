@@ -57,7 +57,9 @@ def test_readings_are_declared_metrics_with_declared_labels(mode: str) -> None:
 def test_programs_before_the_first_word_are_unknown_and_not_detached() -> None:
     counts = MemoryCounters().programs()
     found = readings.of_programs(counts, {})
-    assert found["homebound_bpf_program_attached"] == dict.fromkeys(((name,) for name in PROGRAMS), None)
+    values = BY_NAME["homebound_bpf_program_attached"].values
+    assert {name for name, _ in values} == set(PROGRAMS)
+    assert found["homebound_bpf_program_attached"] == dict.fromkeys(values, None)
     assert found["homebound_events_lost_total"] == dict.fromkeys(((name,) for name in PROGRAMS), 3)
     assert found["homebound_bpf_failed_lookups_total"] == {(): 2 * len(PROGRAMS)}
 
@@ -72,12 +74,15 @@ def test_programs_of_the_supervisor() -> None:
         ]
     )
     found = readings.of_programs(MemoryCounters().programs(), reported)
-    assert found["homebound_bpf_program_attached"][("hb_egress",)] == 1.0
+    assert found["homebound_bpf_program_attached"]["hb_egress", "required"] == 1.0
     assert found["homebound_bpf_program_runs_total"][("hb_egress",)] == 23
     assert found["homebound_bpf_program_run_seconds_total"][("hb_egress",)] == 0.5
-    assert found["homebound_bpf_program_attached"][("hb_ingress",)] == 0.0
+    assert found["homebound_bpf_program_attached"]["hb_ingress", "required"] == 0.0
     assert found["homebound_bpf_program_runs_total"][("hb_ingress",)] is None
-    assert ("made_up",) not in found["homebound_bpf_program_attached"]
+    assert "made_up" not in {name for name, _ in found["homebound_bpf_program_attached"]}
+    off = readings.programs_from_report([{"name": "hb_egress", "need": "off", "attached": False, "runs": 0}])
+    found = readings.of_programs(MemoryCounters().programs(), off)
+    assert found["homebound_bpf_program_attached"]["hb_egress", "required"] is None
     assert readings.programs_from_report(None) == {}
 
 
