@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A packet capture on loopback, and a gateway that sends a known number of bytes past it.
+"""A packet capture on a device, and a gateway that sends a known number of bytes past it.
 
 Loopback hands on GSO packets uncut, so its offload can be switched off: then the capture sees the segments
 as a wire would, while the programs see one large packet.
@@ -44,12 +44,12 @@ def cut_into_segments(mtu: int = 1500) -> None:
 
 
 class Capture:
-    """Every IP packet that leaves through loopback. Lengths are those of the IP packet."""
+    """Every IP packet that leaves through a device. Lengths are those of the IP packet."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "lo") -> None:
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
         self.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 256 << 20)
-        self.socket.bind(("lo", ETH_P_ALL))
+        self.socket.bind((device, ETH_P_ALL))
         self.socket.settimeout(0.2)
 
     def packets(self) -> list[tuple[bytes, int]]:
