@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose bytes: processes and sockets older than the programs, inherited, passed, of threads, of grandchildren.
+"""Whose bytes: processes and sockets older than the programs, inherited, passed, by threads, by heirs.
 
 A socket belongs for good to the cgroup in which it was made. So whatever a role makes is its own, whoever
 uses it; and what was made outside stays outside: it is not counted as a role's, which is told here as it is.

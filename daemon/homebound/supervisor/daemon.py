@@ -252,6 +252,10 @@ class Supervisor:
                 self.life.troubles.pop("watcher", None)
                 if self.life.state != "starting":
                     self._trainer_if_due()
+        elif kind == "question":
+            for role in (Role.GUARD, Role.GATEWAY):  # what they said before goes before the answer
+                self.listen(role)
+            self.roster.tell(Role.WATCHER, {"type": "answer", "number": message.get("number")})
         elif kind == "denied":
             self.life.recent.extend(message.get("events", []))
         elif kind == "verdict":

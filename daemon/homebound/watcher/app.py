@@ -168,6 +168,8 @@ class Watcher:
                 look_at = now + LOOK_SECONDS
                 for observation in self._sightings.look(self._accounts, now):
                     self._carry_out(observation)
+                if self._sightings.asked and not self._backlog:
+                    self._tell({"type": "question", "number": self._sightings.asked})
             if now >= beat_at:
                 beat_at = now + BEAT_SECONDS
                 self._beat(now)
@@ -268,6 +270,9 @@ class Watcher:
                 return True
             if kind == "recent":
                 self._tell_recent()
+            elif kind == "answer":
+                for seen in self._sightings.answered(message.get("number"), self._accounts, self._clock()):
+                    self._carry_out(seen)
             elif kind == "report" and isinstance(message.get("report"), dict):
                 self._absorb(message["report"])
 

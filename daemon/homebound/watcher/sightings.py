@@ -36,7 +36,13 @@ def read(counters: Counters, mode: str) -> Seen:
 
 
 class Sightings:
-    """Remembers the last look. ``unaccounted``: what it found; ``standing``: what was confirmed of it."""
+    """Remembers the last look. ``unaccounted``: what was found last; ``standing``: what was confirmed of it;
+    ``asked``: number of the question that waits for an answer, 0 for none.
+
+    A count is compared with what was declared before it was read. Declarations come by way of the supervisor,
+    so a look that finds more bytes than it has heard of asks for an answer, which comes behind all that was
+    declared by then. What hides is what is declared, and not sent yet, while an answer is on its way.
+    """
 
     def __init__(self, counters: Counters, mode: str) -> None:
         self._counters = counters
@@ -45,6 +51,9 @@ class Sightings:
         self.first = self._last
         self.standing = Standing()
         self.unaccounted = Unaccounted(0, 0, 0, ())
+        self.asked = 0
+        self._questions = 0
+        self._stream = 0
 
     def look(self, accounts: Accounts, now: float) -> list[Observation]:
         """Everything new, worst first. ``now``: seconds of a clock that never goes back."""
@@ -55,16 +64,35 @@ class Sightings:
             for role in sorted(SEALED)
             if after.sent[role] > before.sent[role]
         ]
-        # The count of the look before against the accounts of now: a declaration that was still on its way
-        # then has come since, so the difference is no accident of timing.
-        self.unaccounted = reconcile(before.stream, accounts)
-        confirmed = settle(self.standing, self.unaccounted.bytes, now)
-        if confirmed.confirmed > self.standing.confirmed:
-            found.append(Unexplained(confirmed.confirmed - self.standing.confirmed))
-        self.standing = confirmed
+        found += self._reckon(accounts, now)  # nobody answered: at least half a second has passed since
+        self._compare(after.stream, accounts, now)
         found += [
             Denied(role, rule, count - before.denied.get((role, rule), 0))
             for (role, rule), count in after.denied.items()
             if count > before.denied.get((role, rule), 0)
         ]
         return found
+
+    def answered(self, number: object, accounts: Accounts, now: float) -> list[Observation]:
+        """All that was declared before question ``number`` is in the accounts now. A late answer is none."""
+        return self._reckon(accounts, now) if self.asked and number == self.asked else []
+
+    def _compare(self, stream: int, accounts: Accounts, now: float) -> None:
+        """Nothing beyond what was heard by now is good news at once; more may only be ahead of its word."""
+        found = reconcile(stream, accounts)
+        if found.bytes <= self.standing.confirmed:
+            self.unaccounted = found
+            self.standing = settle(self.standing, found.bytes, now)
+            return
+        self._questions += 1
+        self.asked, self._stream = self._questions, stream
+
+    def _reckon(self, accounts: Accounts, now: float) -> list[Observation]:
+        """Settle the count that was asked about, if any."""
+        if not self.asked:
+            return []
+        self.asked = 0
+        self.unaccounted = reconcile(self._stream, accounts)
+        before, self.standing = self.standing, settle(self.standing, self.unaccounted.bytes, now)
+        new = self.standing.confirmed - before.confirmed
+        return [Unexplained(new)] if new > 0 else []

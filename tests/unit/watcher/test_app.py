@@ -200,6 +200,18 @@ def test_undeclared_bytes_become_a_violation(start: Callable[..., Rig]) -> None:
     assert not rig.wrote("cgroup.freeze")
 
 
+def test_an_answer_comes_behind_what_was_declared(start: Callable[..., Rig]) -> None:
+    """Bytes whose declaration is on its way when they are counted are asked about, and then explained."""
+    rig = start()
+    rig.counters.add(tx(Role.GATEWAY), 200, 123)
+    first = rig.hear("question")["number"]
+    rig.report(type="declare", request="pull", stream_bytes=100, task="")
+    control.send(rig.link, {"type": "answer", "number": first})
+    second = rig.hear("question")["number"]  # 23 are left
+    assert second > first
+    assert rig.hear("verdict")["count"] == 23
+
+
 def test_a_lost_link_ends_the_trainer(start: Callable[..., Rig]) -> None:
     rig = start()
     rig.link.close()

@@ -76,6 +76,44 @@ def test_declared_bytes_are_never_found() -> None:
         assert sightings.look(declared(100 * second), float(second)) == []
 
 
+@pytest.mark.parametrize("late", [0, 1])
+def test_under_steady_polling_undeclared_bytes_are_found_to_the_byte(late: int) -> None:
+    """The gateway polls all the time; what is declared after a count was read hides nothing of that count."""
+    counters = MemoryCounters()
+    sightings = Sightings(counters, "enforce")
+    counters.add(tx(Role.GATEWAY), 100, 23)
+    found = []
+    for second in range(30):
+        counters.add(tx(Role.GATEWAY), 150, 100)
+        # The word for the newest request may be on its way at the look; it is there with the answer.
+        found += sightings.look(declared(100 * (second + 1 - late)), float(second))
+        assert sightings.asked or second > GRACE_SECONDS
+        found += sightings.answered(sightings.asked, declared(100 * (second + 1)), second + 0.001)
+    assert found == [Unexplained(23)]
+
+
+def test_without_answers_the_look_before_is_compared() -> None:
+    """A bound, not an error: what was declared between two looks may hide as much, and no more."""
+    counters = MemoryCounters()
+    sightings = Sightings(counters, "enforce")
+    counters.add(tx(Role.GATEWAY), 100, 123)
+    found = []
+    for second in range(30):
+        counters.add(tx(Role.GATEWAY), 150, 100)
+        found += sightings.look(declared(100 * second), float(second))
+        found += sightings.answered(sightings.asked - 1, declared(0), float(second))  # too late: passed over
+    assert found == [Unexplained(123)]
+
+
+def test_nothing_is_asked_while_all_is_declared() -> None:
+    counters = MemoryCounters()
+    sightings = Sightings(counters, "enforce")
+    counters.add(tx(Role.GATEWAY), 150, 100)
+    assert sightings.look(declared(100), 0.0) == []
+    assert sightings.asked == 0
+    assert sightings.answered(0, declared(0), 1.0) == []
+
+
 def test_a_kernel_that_does_not_answer_is_an_error() -> None:
     counters = MemoryCounters()
     sightings = Sightings(counters, "enforce")
