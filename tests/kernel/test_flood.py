@@ -29,7 +29,7 @@ CEILING = 300
 ROOM_KILOBYTES = 2048
 # How long the watcher may take to count what is there already; long, because the machine may be busy.
 PATIENCE = 30.0
-# A socket of the supervisor, who alone may make it, in the hands of a trainer: each send is refused, and told.
+# A socket of the supervisor, who alone may make it, in a trainer's hands: each send is refused, and told.
 BRING = """
 import ctypes, os, socket, struct, sys
 open(sys.argv[1] + "/cgroup.procs", "w").write("0")
@@ -109,7 +109,7 @@ def drain(watcher: Running) -> None:
 
 
 def run(device: Device, watcher: Running, script: str, *numbers: int) -> int:
-    """How many attempts of a script were refused. It is a process of its own, small, so its forks are quick."""
+    """How many attempts of a script were refused. A small process of its own: its forks are quick."""
     folders = [str(device.of(role)) for role in (Role.SUPERVISOR, Role.TRAINER)]
     words = [sys.executable, "-I", "-S", "-c", BRING + script, *folders, *map(str, numbers)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
