@@ -84,7 +84,7 @@ def test_a_taken_gateway_gets_no_more_out_than_its_credit(daemon: Daemon, taken:
     assert credit["used"] <= granted
     assert out <= allowance + granted
     # What is granted follows from what was released, however often the gateway says that its link broke.
-    each = accounts.wire_bytes(released["payload_bytes"] // released["updates"])
+    each = accounts.wire_bytes(released["payload_bytes"] // released["updates"], 1)
     assert granted <= (1 + granting.AGAIN) * (released["updates"] + 1) * each
     # The control: it was the credit that held it. Loopback takes this in a moment.
     assert out > granting.BURST_BYTES / 2

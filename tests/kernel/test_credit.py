@@ -230,7 +230,7 @@ def test_a_guard_without_rights_grants_by_memory(make: Callable[..., Device]) ->
         os.setgid(65534)
         os.setuid(65534)
         purse = Purse(fd, time.monotonic)
-        return purse.grant(100_000)
+        return purse.grant(100_000, 0)
 
     told = in_child(grant)
     assert told == device.probes.credit()[Credit.GUARD] == 125_000 + 65_536
@@ -242,8 +242,8 @@ def test_a_new_guard_goes_on_where_the_old_one_was(make: Callable[..., Device]) 
     fd = device.probes.map_fd("credit")
     clock = iter([0.0, 100.0, 101.0, 200.0, 300.0]).__next__
     first = Purse(fd, clock)
-    assert first.grant(1000) == 1250 + 65_536
-    assert first.grant(1000) == 2 * 1250 + 65_536  # a second later: the questions around it are paid for
+    assert first.grant(1000, 0) == 1250 + 65_536
+    assert first.grant(1000, 0) == 2 * 1250 + 65_536  # a second later: the questions around it are paid for
     assert Purse(fd, clock).granted == first.granted
     word = int.from_bytes(mmap.mmap(fd, mmap.PAGESIZE)[:8], sys.byteorder)
     assert word == first.granted

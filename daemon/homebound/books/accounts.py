@@ -21,6 +21,9 @@ TASKS_KEPT = 64
 # heads of a dozen object pushes are some kilobytes. A refusal sends a code and no payload.
 OVERHEAD_RATIO = 1.25
 OVERHEAD_BYTES = 65536
+# Each array of a model is two objects for flwr 1.42, and each object a request of its own. Measured with 300
+# small arrays: 1.9 kB of an array's requests to fetch it and 2.6 kB besides its content to send it back.
+FETCH_BYTES, ARRAY_BYTES = 2048, 5120
 # Requests that carry an answer to a task towards the federation.
 PUSHES = ("push", "push_object")
 # A declaration is sent before its bytes, but over another link than the kernel's counter is read by.
@@ -32,9 +35,9 @@ HINT_CHARACTERS = 200
 _DECIDED = ("released", "refused", "acknowledged", "dropped")
 
 
-def wire_bytes(payload_bytes: int) -> int:
-    """What a release of this size may cost as bytes of stream."""
-    return int(payload_bytes * OVERHEAD_RATIO) + OVERHEAD_BYTES
+def wire_bytes(payload_bytes: int, arrays: int = 0) -> int:
+    """What a release of this size, in so many arrays, may cost as bytes of stream."""
+    return int(payload_bytes * OVERHEAD_RATIO) + OVERHEAD_BYTES + arrays * ARRAY_BYTES
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Task:
     started: float = 0.0
     finished: float | None = None
     payload_bytes: int = 0
+    arrays: int = 0
     pushed_bytes: int = 0
     attempts: int = 1
     begun_bytes: int = 0
@@ -60,7 +64,12 @@ class Task:
         """How many pushed bytes its release explains; 0 for a push that names no task."""
         if not self.task:
             return 0
-        return self.attempts * wire_bytes(self.payload_bytes)
+        return self.attempts * self.wire_bytes
+
+    @property
+    def wire_bytes(self) -> int:
+        """What sending its release once may cost."""
+        return wire_bytes(self.payload_bytes, self.arrays)
 
     @property
     def surplus_bytes(self) -> int:
@@ -215,6 +224,7 @@ def _started(accounts: Accounts, report: Report, now: float) -> Accounts:
 def _released(accounts: Accounts, report: Report, now: float) -> Accounts:
     task = _known(accounts, report, now)
     payload = _number(report, "payload_bytes")
+    task = replace(task, arrays=max(_arrays(report), task.arrays))
     if task.state in _DECIDED:
         return _keep(accounts, replace(task, payload_bytes=max(payload, task.payload_bytes)))
     after = _keep(accounts, replace(task, state="released", payload_bytes=payload, finished=now))
@@ -226,7 +236,8 @@ def _released_before(accounts: Accounts, report: Report, now: float) -> Accounts
     task = _known(accounts, report, now)
     payload = max(_number(report, "payload_bytes"), task.payload_bytes)
     state = "released" if task.state == "started" else task.state
-    return _keep(accounts, replace(task, state=state, payload_bytes=payload))
+    arrays = max(_arrays(report), task.arrays)
+    return _keep(accounts, replace(task, state=state, payload_bytes=payload, arrays=arrays))
 
 
 def _refused(accounts: Accounts, report: Report, now: float) -> Accounts:
@@ -365,6 +376,11 @@ def _keep(accounts: Accounts, task: Task) -> Accounts:
     dropped, kept = tasks[:-TASKS_KEPT], tasks[-TASKS_KEPT:]
     forgotten = accounts.forgotten_surplus_bytes + sum(old.surplus_bytes for old in dropped)
     return replace(accounts, tasks=kept, forgotten_surplus_bytes=forgotten)
+
+
+def _arrays(report: Report) -> int:
+    """Of how many arrays a release is; entries of an older version do not say."""
+    return _number(report, "arrays") if "arrays" in report else 0
 
 
 def _number(report: Report, key: str, sign: int = 1) -> int:

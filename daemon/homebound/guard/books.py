@@ -80,6 +80,7 @@ class Books:
                 budget.COST: budget.as_detail(paid),
                 "noise": self._settings.noise_multiplier * self._settings.clip_norm,
                 "clip_norm": self._settings.clip_norm,
+                "arrays": decision.arrays,
                 "metrics": _metrics(decision),
                 "bits": {way: _finite(round(count, 1)) for way, count in decision.bits.items()},
             },

@@ -36,9 +36,9 @@ class Purse:
         """Bytes granted since the map was made, by all guards that had it."""
         return int(self._cells[CELL])
 
-    def grant(self, payload_bytes: int) -> int:
+    def grant(self, payload_bytes: int, arrays: int) -> int:
         """Grant what a release of this size may cost on the wire; all that was granted up to now."""
-        count = accounts.wire_bytes(payload_bytes)
+        count = accounts.wire_bytes(payload_bytes, arrays)
         now = self._clock()
         if now - self._paid_at < ROUND_SECONDS:
             count -= accounts.OVERHEAD_BYTES

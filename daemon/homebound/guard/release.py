@@ -49,6 +49,11 @@ class Release:
     clipped: bool
     bits: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def arrays(self) -> int:
+        """In how many arrays it leaves."""
+        return sum(len(record.values) for record in checks.arrays(self.records))
+
 
 @dataclass(frozen=True)
 class Payload:

@@ -55,8 +55,14 @@ def released_before(file: Path, kept: Kept) -> Iterator[dict[str, Any]]:
     with closing(ledger.open_reader(file)) as reader:
         last = deque((entry for entry in reader.entries() if entry.kind == "release"), accounts.TASKS_KEPT)
     for entry in last:
-        payload = entry.payload_bytes
-        yield {"type": "released_before", "task": entry.task, "round": entry.round, "payload_bytes": payload}
+        size = {"payload_bytes": entry.payload_bytes, "arrays": _arrays(entry.details)}
+        yield {"type": "released_before", "task": entry.task, "round": entry.round, **size}
+
+
+def _arrays(details: str) -> int:
+    """Of how many arrays a release is; entries of an older version do not say."""
+    count = json.loads(details).get("arrays", 0)
+    return count if type(count) is int and count > 0 else 0
 
 
 def answer(listener: socket.socket, daemon: Supervisor) -> None:

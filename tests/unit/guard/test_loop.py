@@ -57,6 +57,7 @@ def test_a_round(tmp_path: Path) -> None:
             "run": "r1",
             "cost": None,
             "noise": 0.0,
+            "arrays": 1,
             "clip_norm": 2.0,
             "metrics": {"num-examples": 640},
         }

@@ -7,17 +7,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homebound.books import accounts
 from homebound.books.accounts import Accounts
 from homebound.events import Credit
+from homebound.gateway import app as gateway
 from homebound.rooms import granting
 from homebound.rooms.granting import AGAIN, LEFTOVER_BYTES, Granting
 
-PAYLOAD = 1_000_000
-ONE = accounts.wire_bytes(PAYLOAD)
+# Bytes of stream, measured with flwr 1.42: a poll or a heartbeat; a task and its answer without the payload.
+MESSAGE_BYTES, TASK_BYTES, HEARTBEAT_SECONDS = 875, 16_000, 20.0
+PAYLOAD, ARRAYS = 1_000_000, 300
+ONE = accounts.wire_bytes(PAYLOAD, ARRAYS)
+# What stays after a delivery: quick polls, and the next fetch of as many arrays.
+KEPT = LEFTOVER_BYTES + ARRAYS * accounts.FETCH_BYTES
 
 
 class Device:
@@ -48,7 +54,7 @@ class Device:
         self.cells[Credit.GUARD] += ONE
         if told:
             said = {"type": "released", "task": task, "round": 1, "kind": "train", "payload_bytes": PAYLOAD}
-            self.hear(**said, granted=self.cells[Credit.GUARD])
+            self.hear(**said, arrays=ARRAYS, granted=self.cells[Credit.GUARD])
 
     def push(self, task: str, count: int) -> None:
         self.hear(type="declare", request="push_object", stream_bytes=count, task=task)
@@ -61,9 +67,9 @@ def test_what_is_left_after_a_delivery_goes_back() -> None:
     device.push("t1", PAYLOAD)
     assert device.left == ONE - PAYLOAD
     device.hear(type="acknowledged", task="t1", released=True)
-    assert device.left == LEFTOVER_BYTES
+    assert device.left == KEPT
     device.hear(type="acknowledged", task="t1", released=True)
-    assert device.left == LEFTOVER_BYTES
+    assert device.left == KEPT
 
 
 def test_nothing_goes_back_while_a_release_waits() -> None:
@@ -82,7 +88,7 @@ def test_a_grant_not_yet_told_of_stays() -> None:
     device.push("t1", PAYLOAD)
     device.release("t2", told=False)
     device.hear(type="acknowledged", task="t1", released=True)
-    assert device.left == LEFTOVER_BYTES + ONE
+    assert device.left == KEPT + ONE
 
 
 def test_a_delivery_that_broke_off_is_paid_for_again_a_few_times() -> None:
@@ -106,6 +112,7 @@ def test_what_waits_from_an_earlier_life_is_paid_for_once() -> None:
     device = Device()
     for task in ("old-1", "old-2", "old-3"):
         report = {"type": "released_before", "task": task, "round": 1, "payload_bytes": PAYLOAD}
+        report["arrays"] = ARRAYS
         device.books = accounts.fold(device.books, report, 0.0)
     for _ in range(3):
         device.granting.inherit(["old-1", "old-3", "made-up"], device.books)
@@ -139,4 +146,21 @@ def test_no_word_of_the_gateway_earns_more_than_the_bound(words: list[tuple[str,
 def test_the_allowance_follows_the_pace_of_polls() -> None:
     assert granting.rate(1.0) == granting.POLL_BYTES
     assert granting.rate(0.1) == 10 * granting.POLL_BYTES
-    assert 0 < granting.rate(3600.0) < granting.rate(1e-9) < 1 << 32
+    assert granting.rate(1e-9) < 1 << 32
+
+
+@pytest.mark.parametrize("poll_seconds", [0.01, 0.1, 1.0, 10.0, 60.0, 3600.0])
+@pytest.mark.parametrize("task_seconds", [3.0, 10.0, 30.0, 60.0, 300.0, 3600.0, 86400.0])
+def test_an_honest_gateway_never_runs_dry(poll_seconds: float, task_seconds: float) -> None:
+    """Rounds for ever, by the gateway's own pace of polls: what one costs is granted or refilled meanwhile.
+
+    Rounds that follow each other within less than three seconds live on the burst and run dry after minutes.
+    """
+    quiet, polls = 0.0, 0
+    while quiet < task_seconds:
+        quiet += min(max(quiet / gateway.POLL_RATIO, gateway.QUICK_POLL_SECONDS), poll_seconds)
+        polls += 1
+    heartbeats = task_seconds / HEARTBEAT_SECONDS
+    spent = MESSAGE_BYTES * (polls + heartbeats) + TASK_BYTES
+    rounds = accounts.OVERHEAD_BYTES if task_seconds >= 5.0 else accounts.OVERHEAD_BYTES * task_seconds / 5.0
+    assert spent <= rounds + granting.rate(poll_seconds) * task_seconds
