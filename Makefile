@@ -17,7 +17,7 @@ PINS := packaging/requirements/runtime.txt packaging/requirements/dev.txt
 ARGS ?=
 FUZZ_SECONDS ?= 600
 
-.PHONY: help setup debian bpf demo test check test-kernel test-leaks test-federation deb test-packages bench fuzz dashboards fix clean FORCE
+.PHONY: help setup debian bpf demo test check test-kernel test-leaks test-kills test-federation deb test-packages bench fuzz dashboards fix clean FORCE
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | \
@@ -65,6 +65,9 @@ test-kernel: setup bpf ## programs, maps, cgroups and namespaces on this kernel 
 
 test-leaks: setup bpf ## every way out, with its positive control (root)
 	@$(PYTHON) -m pytest tests/leaks $(ARGS)
+
+test-kills: setup bpf ## kill -9 at every point of a life, over 400 kills, about an hour (root)
+	@KILLS=all $(PYTHON) -m pytest tests/kills -s $(ARGS)
 
 test-federation: setup bpf ## against a real SuperLink on loopback (root)
 	@$(PYTHON) -m pytest tests/federation $(ARGS)

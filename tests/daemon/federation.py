@@ -79,10 +79,15 @@ class Federation:
         return self.reply(self.send(node, behaviour, amount))
 
 
-def make_federation(folder: Path) -> Federation:
-    """A SuperLink with TLS for every name of loopback, and the faulty app in ``folder``."""
+def make_federation(folder: Path, more: str = "") -> Federation:
+    """A SuperLink with TLS for every name of loopback, and the faulty app in ``folder``.
+
+    ``more``: lines of Python that the device's part runs when it is loaded.
+    """
     app_folder = folder / "app"
     shutil.copytree(APP, app_folder, ignore=shutil.ignore_patterns("__pycache__"))
+    with open(app_folder / "faulty/client_app.py", "a", encoding="utf-8") as file:
+        file.write(more)
     certificate = make_certificate(folder / "certificate", [ADDRESS, "localhost", "::1"])
     superlink = folder / "superlink"
     superlink.mkdir()

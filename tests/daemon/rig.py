@@ -302,10 +302,12 @@ def namespace(pid: int) -> int:
         return 0
 
 
-def until(what: str, good: Callable[[], bool], seconds: float = 10.0) -> float:
-    """Wait until something holds; how long it took."""
+def until(
+    what: str, good: Callable[[], bool], seconds: float = 10.0, why: Callable[[], object] = str
+) -> float:
+    """Wait until something holds; how long it took. ``why`` says more of what does not."""
     began = time.monotonic()
     while not good():
-        assert time.monotonic() - began < seconds, f"{what}: not in {seconds:g} s"
+        assert time.monotonic() - began < seconds, f"{what}: not in {seconds:g} s; {why()}"
         time.sleep(0.005)
     return time.monotonic() - began

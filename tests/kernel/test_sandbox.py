@@ -18,6 +18,7 @@ import pytest
 
 from homebound.kernel import audit, cgroups, sandbox, seccomp, spawn
 from homebound.kernel.cgroups import Cgroup
+from homebound.kernel.enter import LIFE_FD
 from homebound.kernel.sandbox import PACKAGE, Bind, Identity, View
 from homebound.kernel.spawn import Child, Command
 from homebound.rooms import canary
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.root
 
 UID = 60697
 SECCOMP_FD = 9
-PACKAGE_FOLDER = Path(canary.__file__).parent
+PACKAGE_FOLDER = Path(canary.__file__).parents[1]
 
 
 @pytest.fixture
@@ -155,7 +156,30 @@ def test_only_the_named_descriptors_are_there(cgroup: Cgroup) -> None:
     for fd in (writing, end, link, secret, other):
         os.close(fd)
     # 3 is the listing itself.
-    assert json.loads(finish(child, reading)) == [0, 1, 2, 3, 5]
+    assert json.loads(finish(child, reading)) == [0, 1, 2, 3, 5, LIFE_FD]
+
+
+def test_a_role_whose_starter_died_too_early_does_not_begin(cgroup: Cgroup) -> None:
+    """Before it asks to die with us, nobody tells it. The control is every other test."""
+    reading, writing = os.pipe()
+    starter = os.fork()
+    if starter == 0:
+        os.close(reading)
+        cgroup.set("cgroup.freeze", "1")
+        filter_fd = seccomp.compile_filter(seccomp.Profile.SEALED)
+        # The outermost bubblewrap asks to die with us, too, but not before it runs.
+        words = words_for(view(), "homebound.rooms.canary", "sealed")
+        spawn.spawn(Command(words, {1: writing, 2: 2, SECCOMP_FD: filter_fd}), cgroup.path)
+        os._exit(0)
+    os.close(writing)
+    os.waitpid(starter, 0)
+    deadline = time.monotonic() + 10
+    while not cgroup.pids() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    cgroup.thaw()
+    assert select.select([reading], [], [], 30)[0]
+    assert os.read(reading, 65536) == b""
+    os.close(reading)
 
 
 def test_core_dumps_are_off_and_the_name_of_a_failure_is_told(

@@ -12,6 +12,7 @@ import ctypes
 import json
 import os
 import runpy
+import select
 import signal
 import sys
 import threading
@@ -20,6 +21,8 @@ from types import TracebackType
 from homebound.kernel import landlock
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
+# Where kernel/spawn.py puts a pidfd of the process that started us.
+LIFE_FD = 10
 # Its output is a file for root alone. That of the others is the daemon's own, which a journal may forward.
 HAS_A_LOG = "homebound.trainer"
 
@@ -33,6 +36,9 @@ def main() -> None:
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     # bubblewrap's own --die-with-parent was lost when the user changed. PR_SET_PDEATHSIG(2const)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if is_orphan():
+        sys.exit(1)
+    os.close(LIFE_FD)
     module = sys.argv[2]
     sys.argv = [module, *sys.argv[3:]]
     os.environ["HOMEBOUND_LANDLOCK"] = str(landlock.abi())
@@ -40,6 +46,16 @@ def main() -> None:
         sys.excepthook = explain
         threading.excepthook = lambda seen: explain(seen.exc_type, seen.exc_value, seen.exc_traceback)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def is_orphan() -> bool:
+    """Whether who started us ended before the kernel knew that we end with it. Without the pidfd, too.
+
+    A role is number 1 of its PID namespace, whose parent's number is 0 in any case. pidfd_open(2)
+    """
+    poller = select.poll()
+    poller.register(LIFE_FD, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 def explain(kind: type[BaseException], _error: BaseException | None, trace: TracebackType | None) -> None:

@@ -2,7 +2,8 @@
 """Start a process inside a cgroup, with exactly the descriptors that were named.
 
 The child enters its cgroup before it executes anything. If that cgroup is frozen it stops there, so a
-role's first instruction runs only after the thaw. May import: errors, kernel.cgroups.
+role's first instruction runs only after the thaw. It gets a pidfd of ours besides, by which kernel/enter.py
+sees that we died before it could ask to die with us. May import: errors, kernel.cgroups, kernel.enter.
 Source: fork(2), pidfd_open(2), close_range(2), cgroup-v2.rst (cgroup.procs, cgroup.freeze).
 """
 
@@ -18,6 +19,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from homebound.kernel.enter import LIFE_FD
 
 # Descriptors are first copied above this number, so that no target overwrites a source.
 STAGING = 256
@@ -57,23 +60,25 @@ def spawn(command: Command, cgroup: Path) -> Child:
     """
     sys.stdout.flush()
     sys.stderr.flush()
+    life = os.pidfd_open(os.getpid())
     pid = os.fork()
     if pid == 0:
         try:
-            _enter_and_execute(command, cgroup)
+            _enter_and_execute(command, cgroup, life)
         except BaseException as error:  # noqa: BLE001 - the child must never return into the parent's code
             os.write(2, f"homebound: cannot start {command.words[0]}: {error}\n".encode())
         os._exit(127)
+    os.close(life)
     return Child(pid, os.pidfd_open(pid))
 
 
-def _enter_and_execute(command: Command, cgroup: Path) -> None:
+def _enter_and_execute(command: Command, cgroup: Path, life: int) -> None:
     os.setsid()
     # Signals that the parent blocked or ignored would stay so across execve. signal(7)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    _place(command.fds)
+    _place({**command.fds, LIFE_FD: life})
     _limit(command)
     _leave_host_mounts()
     # "0" is the writer itself. Only the unified hierarchy is entered, never a version 1 one.
