@@ -44,11 +44,12 @@ def is_path_or_empty(text: str) -> bool:
     return not text or is_path(text)
 
 
-def is_loopback(text: str) -> bool:
+def is_address(text: str) -> bool:
     try:
-        return ipaddress.ip_address(text).is_loopback
+        ipaddress.ip_address(text)
     except ValueError:
         return False
+    return "%" not in text  # a scope, fe80::1%eth0, would need an interface that is there
 
 
 def endpoint(text: str) -> tuple[str, int]:
@@ -80,7 +81,7 @@ Sha256 = Annotated[str, Predicate(is_sha256)]
 AbsolutePath = Annotated[str, Predicate(is_path)]
 OptionalPath = Annotated[str, Predicate(is_path_or_empty)]
 Endpoint = Annotated[str, Predicate(is_endpoint)]
-LoopbackAddress = Annotated[str, Predicate(is_loopback)]
+Address = Annotated[str, Predicate(is_address)]
 
 # What a predicate wants, in words; a message and the reference use them.
 PREDICATE_FORMS: Mapping[str, str] = {
@@ -89,7 +90,7 @@ PREDICATE_FORMS: Mapping[str, str] = {
     "is_path": "an absolute path with no .. in it",
     "is_path_or_empty": "an absolute path with no .. in it, or nothing",
     "is_endpoint": "host:port, 192.0.2.1:port or [IPv6]:port",
-    "is_loopback": "a loopback address such as 127.0.0.1 or ::1 (the metrics have no password)",
+    "is_address": "an IP address such as 127.0.0.1, ::1 or 0.0.0.0",
 }
 
 
@@ -265,11 +266,43 @@ class GuardSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsSettings:
-    """Where Prometheus finds the metrics."""
+    """Where Prometheus finds the metrics, and a person the daemon's page."""
 
     __pydantic_config__ = STRICT
-    address: LoopbackAddress = field(default="127.0.0.1", metadata=about("Address to listen on."))
+    address: Address = field(
+        default="127.0.0.1",
+        metadata=about(
+            "Address to listen on. One that is not loopback asks for certificate and passwords; "
+            "0.0.0.0 and :: are all addresses of this host."
+        ),
+    )
     port: Annotated[int, Ge(1), Le(65535)] = field(default=10977, metadata=about("Port to listen on."))
+    certificate: OptionalPath = field(
+        default="",
+        metadata=about(
+            "PEM file with the certificate for TLS, followed by those between it and its authority. Empty: "
+            "no TLS. It is read when the daemon starts."
+        ),
+    )
+    key: OptionalPath = field(
+        default="",
+        metadata=about(
+            "PEM file with the private key of the certificate. Empty: the certificate's file has it."
+        ),
+    )
+    passwords: OptionalPath = field(
+        default="",
+        metadata=about(
+            "File with those who may ask, a line each, as `homebound password-line NAME` prints it. Empty: "
+            "everybody who reaches the port."
+        ),
+    )
+    allow_plain: bool = field(
+        default=False,
+        metadata=about(
+            "Listen on an address that is not loopback though certificate or passwords are missing."
+        ),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -111,14 +111,16 @@ class Prometheus:
 
 
 @contextmanager
-def running(folder: Path, targets: Mapping[str, int], receiver: Receiver) -> Iterator[Prometheus]:
-    """Both programs, scraping ``targets`` (device name -> port), until the block ends."""
+def running(
+    folder: Path, targets: Mapping[str, int], receiver: Receiver, jobs: Sequence[Mapping[str, Any]] = ()
+) -> Iterator[Prometheus]:
+    """Both programs, scraping ``targets`` (device name -> port) and ``jobs``, until the block ends."""
     with receiving(receiver) as webhook:
         prometheus, alertmanager = free_port(), free_port()
         text = (DASHBOARDS / "alertmanager.example.yml").read_text()
         assert text.count(WEBHOOK) == 3
         (folder / "alertmanager.yml").write_text(text.replace(WEBHOOK, f"http://127.0.0.1:{webhook}"))
-        (folder / "prometheus.yml").write_text(yaml.safe_dump(_config(targets, alertmanager)))
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(_config(targets, alertmanager, jobs)))
         commands = (
             _command(
                 "prometheus-alertmanager", f"--config.file={folder}/alertmanager.yml",
@@ -152,12 +154,15 @@ def _command(name: str, *options: str) -> Sequence[str]:
     return [program, *options]
 
 
-def _config(targets: Mapping[str, int], alertmanager: int) -> dict[str, Any]:
+def _config(
+    targets: Mapping[str, int], alertmanager: int, jobs: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """The example, every second."""
     config: dict[str, Any] = yaml.safe_load((DASHBOARDS / "prometheus.example.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["rule_files"] = [str(RULES)]
     config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{alertmanager}"]
+    config["scrape_configs"][1:] = jobs
     config["scrape_configs"][0]["static_configs"] = [
         {"targets": [f"127.0.0.1:{port}"], "labels": {"instance": name}} for name, port in targets.items()
     ]

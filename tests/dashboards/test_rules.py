@@ -171,5 +171,7 @@ def test_promtool_takes_the_example_config() -> None:
     example = DASHBOARDS / "prometheus.example.yml"
     status, text = run("promtool", "check", "config", "--syntax-only", example)
     assert status == 0, text
-    jobs = [entry["job_name"] for entry in yaml.safe_load(example.read_text())["scrape_configs"]]
-    assert jobs == ["homebound"]
+    for entry in yaml.safe_load(example.read_text())["scrape_configs"]:
+        labels = [group["labels"] for group in entry["static_configs"]]
+        assert {group.get("job", entry["job_name"]) for group in labels} == {"homebound"}
+        assert all(group["instance"] for group in labels)

@@ -126,11 +126,11 @@ def test_paths(text: str, good: bool) -> None:
 
 @pytest.mark.parametrize(
     ("text", "good"),
-    [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("0.0.0.0", False), ("::", False),
-     ("192.0.2.1", False), ("localhost", False), ("", False)],
+    [("127.0.0.1", True), ("::1", True), ("0.0.0.0", True), ("::", True), ("192.0.2.1", True),
+     ("fe80::1%eth0", False), ("192.0.2.1:80", False), ("localhost", False), ("", False)],
 )  # fmt: skip
-def test_loopback(text: str, good: bool) -> None:
-    assert settings.is_loopback(text) is good
+def test_addresses(text: str, good: bool) -> None:
+    assert settings.is_address(text) is good
 
 
 def predicates(annotation: Any) -> list[Predicate]:

@@ -23,6 +23,7 @@ import click
 from homebound import __version__
 from homebound.cli.ledger import ledger
 from homebound.cli.options import SCHEMA, config_option, json_option
+from homebound.cli.password import password_line
 from homebound.cli.release import release
 from homebound.cli.terminal import draw, print_json
 from homebound.cli.watch import events, top
@@ -285,6 +286,7 @@ def version(as_json: bool) -> None:
 
 root.add_command(events)
 root.add_command(ledger)
+root.add_command(password_line)
 root.add_command(release)
 root.add_command(top)
 

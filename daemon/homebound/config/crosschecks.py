@@ -3,21 +3,23 @@
 
 Needs no kernel feature and changes nothing. Each check takes the values that were right so far and is
 passed over when one that it needs was not, so that all faults show at once.
-May import: apptree, config.datafolder, books.epsilon, errors, events, kernel.sandbox, rooms.roles, settings,
-rooms.users.
+May import: apptree, config.datafolder, books.epsilon, errors, events, kernel.sandbox, passwords, rooms.roles,
+settings, rooms.users.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
+import ssl
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from homebound import apptree
+from homebound import apptree, passwords
 from homebound.books.epsilon import epsilon
 from homebound.config import datafolder
 from homebound.errors import ConfigError
@@ -130,6 +132,58 @@ def _node_key(values: Values) -> Iterator[Fault]:
         yield Fault(key, "can be read by everybody", f"chmod o= {values[key]}")
 
 
+def _tls(values: Values) -> Iterator[Fault]:
+    """Whether a server could start with them; the same call that the watcher makes."""
+    key = "metrics.key" if values["metrics.key"] else "metrics.certificate"
+    faults = [*_file("metrics.certificate", values), *_file("metrics.key", values)]
+    yield from faults
+    if values["metrics.key"] and not values["metrics.certificate"]:
+        yield Fault("metrics.key", "has no certificate", "set metrics.certificate, or take the key out")
+        return
+    if faults or not values["metrics.certificate"]:
+        return
+    try:
+        # A password of the key's own could be asked for nowhere: the empty one is tried in its place.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+            values["metrics.certificate"], values["metrics.key"] or None, lambda: ""
+        )
+    except (ssl.SSLError, ValueError):
+        yield Fault(
+            "metrics.certificate", "cannot be used for TLS with its key",
+            "PEM, the device's certificate first, the key of that very certificate, and without a password",
+        )  # fmt: skip
+        return
+    if Path(values[key]).stat().st_mode & 0o007:
+        yield Fault(key, "holds a private key that everybody can read", f"chmod o= {values[key]}")
+
+
+def _passwords(values: Values) -> Iterator[Fault]:
+    key = "metrics.passwords"
+    faults = list(_file(key, values))
+    yield from faults
+    if not values[key] or faults:
+        return
+    try:
+        passwords.parse(Path(values[key]).read_text(encoding="utf-8"))
+    except ConfigError as error:
+        yield Fault(key, error.message, error.hint)
+    except ValueError:
+        yield Fault(key, "is no text", "`homebound password-line NAME` prints a line of it")
+    if Path(values[key]).stat().st_mode & 0o007:
+        yield Fault(key, "can be read by everybody", f"chmod o= {values[key]}")
+
+
+def _plain(values: Values) -> Iterator[Fault]:
+    """What others on the network could read or ask for is to be meant that way."""
+    if values["metrics.allow_plain"] or ipaddress.ip_address(values["metrics.address"]).is_loopback:
+        return
+    missing = [key for key in ("metrics.certificate", "metrics.passwords") if not values[key]]
+    if missing:
+        what = f"is not loopback, and nothing is set for {' and '.join(missing)}"
+        hint = "set it (docs/configure.md says how), or metrics.allow_plain = true if that is meant"
+        yield Fault("metrics.address", what, hint)
+
+
 def _interpreter(values: Values) -> Iterator[Fault]:
     key = "trainer.python"
     faults = list(_file(key, values))
@@ -237,6 +291,9 @@ CHECKS: Mapping[tuple[str, ...], Callable[[Values], Iterator[Fault]]] = {
     ("app.path", "app.tree_sha256"): _approved,
     ("federation.root_certificates", "federation.insecure"): _certificates,
     ("federation.node_key",): _node_key,
+    ("metrics.certificate", "metrics.key"): _tls,
+    ("metrics.passwords",): _passwords,
+    ("metrics.address", "metrics.allow_plain", "metrics.certificate", "metrics.passwords"): _plain,
     ("trainer.python",): _interpreter,
     ("users.base",): _users,
     ("trainer.groups",): _groups,

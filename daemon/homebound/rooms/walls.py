@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The walls of one device in the kernel: cgroups, BPF programs, what each role may send, the metrics port.
+"""The walls of one device in the kernel: cgroups, BPF programs, what each role may send.
 
 Built before any role starts and removed after the last one ended. What is built here is tried by the
 canary (launch.try_walls) before anybody relies on it. May import: books.accounts, errors, events,
-rooms.granting,
-rooms.instance, rooms.resolve, settings, kernel. Source: bpf-cgroup(7), cgroup-v2.rst, mount(8).
+rooms.granting, rooms.instance, rooms.metricsport, rooms.resolve, settings, kernel.
+Source: bpf-cgroup(7), cgroup-v2.rst, mount(8).
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from homebound.books.accounts import Accounts
-from homebound.errors import HomeboundError, PermissionMissing, ServiceUnavailable
+from homebound.errors import PermissionMissing, ServiceUnavailable
 from homebound.events import Role, Side
 from homebound.kernel import bpf, bpffs, cgroups, features
 from homebound.kernel.probes import Allowance, Probes, missing
-from homebound.rooms import granting, instance, resolve
+from homebound.rooms import granting, instance, metricsport, resolve
 from homebound.rooms.instance import ROLES, Instance
+from homebound.rooms.metricsport import MetricsPort
 from homebound.settings import Settings
 
 OBJECTS = Path(__file__).parents[1] / "bpf_objects"
@@ -32,7 +33,6 @@ OBJECTS = Path(__file__).parents[1] / "bpf_objects"
 COUNTER_MAPS = ("traffic", "denied", "program_state")
 # Roles whose use of processor, memory and disk is exported.
 WATCHED_ROLES = (Role.SUPERVISOR, Role.WATCHER, Role.TRAINER, Role.GUARD, Role.GATEWAY)
-BACKLOG = 16
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Walls:
     config: Settings
     place: Instance
     probes: Probes
-    listener: socket.socket
+    port: MetricsPort
     pinboard: bpffs.Hold
     no_swap: bool
     granting: granting.Granting
@@ -84,14 +84,14 @@ class Walls:
                 self.probes.revoke(Role.SUPERVISOR, server, resolve.DNS_PORT, protocol)
 
     def watched(self) -> dict[str, int]:
-        """Descriptors for the watcher by name: maps, the metrics listener, files of the role cgroups.
+        """Descriptors for the watcher by name: maps, the metrics port's, files of the role cgroups.
 
         The caller closes them. Counters are opened for reading only; a reader of the ring buffer has to
         write how far it read.
         """
         fds = {f"map:{name}": self.probes.read_fd(name) for name in COUNTER_MAPS}
         fds["map:events"] = os.dup(self.probes.map_fd("events"))
-        fds["listen"] = os.dup(self.listener.fileno())
+        fds |= self.port.descriptors()
         for role in WATCHED_ROLES:
             for name, fd in self.place.cgroup(role).open_files().items():
                 if name in ("cgroup.freeze", "cgroup.kill") and role is not Role.TRAINER:
@@ -108,7 +108,7 @@ class Walls:
 
     def remove(self) -> None:
         """Take the programs off and give back what was made."""
-        self.listener.close()
+        self.port.listener.close()
         self.probes.remove()
         _give_back(self.place, self.pinboard)
 
@@ -144,12 +144,12 @@ def _build(config: Settings, place: Instance, pinboard: bpffs.Hold) -> Walls:
         place.root.delegate()
         _limit(config, place)
         no_swap = role_cgroups[Role.TRAINER].set("memory.swap.max", "0")
-        listener = _listen(config, place)
+        port = metricsport.build(config.metrics, place)
     except BaseException:
         loaded.remove()
         raise
     credit = granting.Granting(loaded.grant, loaded.credit)
-    return Walls(config, place, loaded, listener, pinboard, no_swap, credit)
+    return Walls(config, place, loaded, port, pinboard, no_swap, credit)
 
 
 def settle(walls: Walls | None, report: Mapping[str, Any], before: Accounts, after: Accounts) -> None:
@@ -200,34 +200,17 @@ def _limit(config: Settings, place: Instance) -> None:
         trainer.set("memory.oom.group", "1")
 
 
-def _listen(config: Settings, place: Instance) -> socket.socket:
-    """The metrics port. Made inside the watcher's cgroup, so that what it sends counts as the watcher's."""
-    family = socket.AF_INET6 if ":" in config.metrics.address else socket.AF_INET
-    place.cgroup(Role.WATCHER).add(0)
-    try:
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((config.metrics.address, config.metrics.port))
-        listener.listen(BACKLOG)
-    except OSError as error:
-        place_name = f"{config.metrics.address}:{config.metrics.port}"
-        raise HomeboundError(
-            f"the metrics port {place_name} cannot be had: {error.strerror}",
-            "set metrics.port to a free one; each device on a host needs its own",
-        ) from error
-    finally:
-        place.cgroup(Role.SUPERVISOR).add(0)
-    return listener
-
-
 def watcher_document(config: Settings, numbers: Mapping[str, int]) -> dict[str, Any]:
     """What the watcher is told: its name and mode, and under which number it finds each descriptor."""
     maps: dict[str, int] = {}
+    files: dict[str, int] = {}
     groups: dict[str, dict[str, int]] = {}
     for name, number in numbers.items():
         kind, *rest = name.split(":")
         if kind == "map":
             maps[rest[0]] = number
+        elif kind == "file":
+            files[rest[0]] = number
         elif kind == "cgroup":
             groups.setdefault(rest[0], {})[rest[1]] = number
     return {
@@ -236,6 +219,7 @@ def watcher_document(config: Settings, numbers: Mapping[str, int]) -> dict[str, 
         "maps": maps,
         "cgroups": groups,
         "listen_fd": numbers["listen"],
+        "files": files,
         "features": kernel_features(),
         "canary_interval_seconds": config.canary.interval_seconds,
     }

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m homebound.watcher`: takes what it was handed, serves the metrics port and watches.
 
-May import: control, metrics, kernel.maps, kernel.usage, watcher.
+May import: control, metrics, kernel.maps, kernel.usage, passwords, watcher.
 """
 
 from __future__ import annotations
@@ -12,16 +12,20 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
-from homebound import control
+from homebound import control, passwords
 from homebound.kernel.maps import EventStream
 from homebound.kernel.usage import OpenFiles
 from homebound.metrics import application
-from homebound.watcher import endpoint, page, readings
+from homebound.watcher import door, endpoint, page, readings
 from homebound.watcher.app import Watcher, parse
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -48,7 +52,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 lambda: page.render(page.Samples(registry.collect()), watcher.glance(), time.time()),
                 page.HEADERS,
             )
-            endpoint.serve(socket.socket(fileno=handed.listen_fd), routes)
+            _open_port(socket.socket(fileno=handed.listen_fd), routes, handed.files)
             watcher.run(ring)
     except control.ControlClosed as error:
         sys.stderr.write(f"homebound watcher: {error.message}; the trainer is ended\n")
@@ -57,6 +61,18 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"homebound watcher: cannot read the kernel's counters: {error.strerror}\n")
         return 1
     return 0
+
+
+def _open_port(listener: socket.socket, routes: WSGIApplication, files: Mapping[str, int]) -> None:
+    """Serve, to whom the handed files let in. They are closed: what is in them is in memory then."""
+    paths = {name: f"/proc/self/fd/{fd}" for name, fd in files.items()}
+    tls = door.tls(paths["certificate"], paths.get("key", "")) if "certificate" in paths else None
+    if "passwords" in paths:
+        with open(paths["passwords"], encoding="utf-8") as file:
+            routes = door.ask(routes, door.Passwords(passwords.parse(file.read())))
+    for fd in files.values():
+        os.close(fd)
+    endpoint.serve(listener, routes, tls)
 
 
 if __name__ == "__main__":

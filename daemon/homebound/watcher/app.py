@@ -65,6 +65,7 @@ class Handed:
     mode: policy.Mode
     maps: Mapping[str, int]
     listen_fd: int
+    files: Mapping[str, int] = field(default_factory=dict)
     cgroups: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     features: Mapping[str, bool] = field(default_factory=dict)
     revision: str = ""

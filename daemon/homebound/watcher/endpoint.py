@@ -2,13 +2,14 @@
 """The HTTP port of the watcher: /, /metrics, /healthz on a listening socket that somebody else bound.
 
 A small threaded server of the standard library. It makes no socket of its own (the watcher's filter
-forbids that), resolves no name, and bounds how many connections it holds and for how long.
-Imports nothing of ours. Source: PEP 3333.
+forbids that), resolves no name, and bounds how many connections it holds and for how long. With a TLS
+context it speaks nothing else. Imports nothing of ours. Source: PEP 3333.
 """
 
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from socketserver import BaseServer, ThreadingMixIn
@@ -43,12 +44,15 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, listener: socket.socket, application: WSGIApplication) -> None:
+    def __init__(
+        self, listener: socket.socket, application: WSGIApplication, tls: ssl.SSLContext | None = None
+    ) -> None:
         address = listener.getsockname()
         BaseServer.__init__(self, address, _Handler)
         self.socket = listener
         self.server_name, self.server_port = str(address[0]), int(address[1])
         self._slots = threading.BoundedSemaphore(CONNECTIONS)
+        self._tls = tls
         self.setup_environ()
         self.set_app(application)
 
@@ -65,6 +69,15 @@ class _Server(ThreadingMixIn, WSGIServer):
             super().process_request_thread(request, client_address)
         finally:
             self._slots.release()
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """In the connection's own thread, so that a peer that is slow to shake hands holds up no other."""
+        if self._tls is None:
+            super().finish_request(request, client_address)
+            return
+        request.settimeout(IDLE_SECONDS)
+        with self._tls.wrap_socket(request, server_side=True) as shaken:
+            super().finish_request(shaken, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away or talks nonsense is not our error."""
@@ -99,10 +112,13 @@ def route(
 
 
 def serve(
-    listener: socket.socket, application: WSGIApplication, shutdown_seconds: float = SHUTDOWN_SECONDS
+    listener: socket.socket,
+    application: WSGIApplication,
+    tls: ssl.SSLContext | None = None,
+    shutdown_seconds: float = SHUTDOWN_SECONDS,
 ) -> WSGIServer:
     """Answer requests in threads of their own until the process ends or ``shutdown()`` is called."""
-    server = _Server(listener, application)
+    server = _Server(listener, application, tls)
     arguments = (shutdown_seconds,)
     threading.Thread(target=server.serve_forever, args=arguments, name="metrics", daemon=True).start()
     return server

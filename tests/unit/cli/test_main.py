@@ -152,6 +152,10 @@ def verbs(
             yield (*path, name), command
 
 
+# A daemon, a log that is bytes, and a line for a file: no documents.
+WITHOUT_JSON = (("run",), ("logs",), ("password-line",))
+
+
 @pytest.mark.parametrize(
     ("path", "command"), [pytest.param(*entry, id="-".join(entry[0])) for entry in verbs()]
 )
@@ -159,7 +163,7 @@ def test_every_reading_verb_has_json_and_every_verb_a_help(
     path: tuple[str, ...], command: click.Command, capfd: pytest.CaptureFixture[str]
 ) -> None:
     options = {option for parameter in command.params for option in parameter.opts}
-    assert ("--json" in options) != (path in (("run",), ("logs",)))  # a log is bytes, and no document
+    assert ("--json" in options) != (path in WITHOUT_JSON)
     assert main([*path, "--help"]) == 0
     assert command.help
     assert command.help.splitlines()[0] in capfd.readouterr().out

@@ -6,16 +6,19 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from homebound import passwords
 from homebound.config.layers import Places
 from homebound.config.reading import load, read
 from homebound.errors import ConfigError
 from unit import devicefile
+from unit.watcher.test_door import certificate
 
 
 @pytest.fixture
@@ -112,6 +115,58 @@ def test_a_key_that_everybody_can_read(device: Path, tmp_path: Path) -> None:
     ]
     key.chmod(0o640)
     assert faults(device, f'federation.node_key = "{key}"') == []
+
+
+def test_others_on_the_network_get_nothing_without_being_asked_for(device: Path) -> None:
+    what = "is not loopback, and nothing is set for metrics.certificate and metrics.passwords"
+    for address in ("0.0.0.0", "::", "192.0.2.1", "2001:db8::1"):
+        assert faults(device, f'metrics.address = "{address}"') == [("metrics.address", what)]
+    for address in ("127.0.0.1", "127.8.8.8", "::1"):
+        assert faults(device, f'metrics.address = "{address}"') == []
+    assert faults(device, 'metrics = { address = "0.0.0.0", allow_plain = true }') == []
+
+
+def test_certificate_and_passwords_make_a_public_address_right(device: Path, tmp_path: Path) -> None:
+    pem, lines = certificate(tmp_path), tmp_path / "passwords"
+    lines.write_text(passwords.line("prometheus", "correct horse 23"))
+    for path in (pem, lines):
+        path.chmod(0o640)
+    text = f'metrics = {{ address = "0.0.0.0", certificate = "{pem}", passwords = "{lines}" }}'
+    assert faults(device, text) == []
+    ((key, what),) = faults(device, f'metrics = {{ address = "0.0.0.0", certificate = "{pem}" }}')
+    assert (key, what) == ("metrics.address", "is not loopback, and nothing is set for metrics.passwords")
+    for path in (pem, lines):
+        path.chmod(0o644)
+    assert faults(device, text) == [
+        ("metrics.certificate", "holds a private key that everybody can read"),
+        ("metrics.passwords", "can be read by everybody"),
+    ]
+
+
+def test_a_certificate_without_its_key(device: Path, tmp_path: Path) -> None:
+    pem, other = certificate(tmp_path), tmp_path / "other"
+    other.mkdir()
+    only, key = pem.with_name("only.pem"), certificate(other)
+    key.chmod(0o600)
+    wrong = [("metrics.certificate", "cannot be used for TLS with its key")]
+    assert faults(device, f'metrics.certificate = "{only}"') == wrong
+    assert faults(device, f'metrics = {{ certificate = "{only}", key = "{key}" }}') == wrong
+    assert faults(device, f'metrics.key = "{key}"') == [("metrics.key", "has no certificate")]
+    pem.chmod(0o600)
+    assert faults(device, f'metrics = {{ certificate = "{only}", key = "{pem}" }}') == []
+    locked = tmp_path / "locked.pem"
+    words = ["openssl", "ec", "-in", str(pem), "-aes256", "-passout", "pass:abc", "-out", str(locked)]
+    subprocess.run(words, check=True, capture_output=True, timeout=20)
+    assert faults(device, f'metrics = {{ certificate = "{only}", key = "{locked}" }}') == wrong
+
+
+def test_a_file_of_passwords_that_is_none(device: Path, tmp_path: Path) -> None:
+    lines = tmp_path / "passwords"
+    lines.write_text("prometheus:secret\n")
+    lines.chmod(0o600)
+    assert faults(device, f'metrics.passwords = "{lines}"') == [
+        ("metrics.passwords", "line 1 is no line of passwords")
+    ]
 
 
 def test_an_interpreter_must_be_executable(device: Path, tmp_path: Path) -> None:

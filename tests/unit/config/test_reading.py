@@ -194,7 +194,7 @@ def test_no_configuration_at_all(tmp_path: Path) -> None:
 
 def test_five_mistakes_give_five_lines(places: Places, tmp_path: Path) -> None:
     first = add(places, 'mode = "enforced"\nguard.clip_nrom = 1.0\ntrainer.warm = "yes"', "10.toml")
-    second = add(places, f'metrics.address = "0.0.0.0"\ndata.path = "{tmp_path}/nowhere"', "20.toml")
+    second = add(places, f'metrics.address = "eth0"\ndata.path = "{tmp_path}/nowhere"', "20.toml")
     with pytest.raises(ConfigError) as caught:
         load(None, places)
     assert caught.value.exit_status == 78
@@ -203,7 +203,7 @@ def test_five_mistakes_give_five_lines(places: Places, tmp_path: Path) -> None:
             f'{first}: mode = "enforced": wanted "enforce" or "observe"',
             f"{first}: guard.clip_nrom = 1.0: no such key; the nearest is guard.clip_norm",
             f'{first}: trainer.warm = "yes": wanted true or false',
-            f'{second}: metrics.address = "0.0.0.0": wanted {sections_form("metrics.address")}',
+            f'{second}: metrics.address = "eth0": wanted {sections_form("metrics.address")}',
             f'{second}: data.path = "{tmp_path}/nowhere": does not exist; '
             "make the folder or correct data.path",
         ]
@@ -279,7 +279,7 @@ def test_an_unknown_key_is_told_the_nearest(places: Places, text: str, key: str,
             "host:port, 192.0.2.1:port or [IPv6]:port",
         ),
         ("app.fab_sha256 = 'ABC'", "app.fab_sha256", '"ABC"', "64 lower-case hexadecimal digits"),
-        ("metrics.address = '::'", "metrics.address", '"::"', "a loopback address"),
+        ("metrics.address = 'eth0'", "metrics.address", '"eth0"', "an IP address"),
     ],
 )
 def test_a_wrong_value_is_told_what_is_wanted(
