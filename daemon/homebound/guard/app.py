@@ -310,7 +310,7 @@ class Guard:
         granted = self._purse.grant(payload.size, decision.arrays)
         facts = {"task": task.task, "sha256": payload.sha256, "entry": entry.number}
         self._gateway.queue(Frame("release", {**facts, "payload": payload.header}, payload.body))
-        size = {"payload_bytes": payload.size, "arrays": decision.arrays}
+        size: dict[str, float] = {"payload_bytes": payload.size, "arrays": decision.arrays}
         size |= {"norm": decision.norm, "clipped": decision.clipped}
         told = {"round": task.round, "kind": task.message_type, "granted": granted}
         self._tell({"type": "released", **told, **facts, **size})
