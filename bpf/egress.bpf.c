@@ -13,12 +13,7 @@
 #define DROP 0
 #define PASS 1
 
-struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct hb_stream);
-} streams SEC(".maps");
+HB_MAP(streams, SK_STORAGE, 0, BPF_F_NO_PREALLOC, int, struct hb_stream);
 
 static __always_inline __u32 role_of_socket(struct __sk_buff *skb)
 {

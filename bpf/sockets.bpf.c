@@ -5,7 +5,6 @@
 #include <linux/in.h>
 
 #include "include/report.bpf.h"
-#include <bpf/bpf_endian.h>
 
 #define AF_INET 2
 #define AF_INET6 10

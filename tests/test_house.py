@@ -23,7 +23,7 @@ from packaging.requirements import Requirement
 from conftest import ROOT, need_of_root
 
 SKIPPED = re.compile(
-    r"^(\.git|\.venv|\.\w+_cache|\.hypothesis|__pycache__|build|dist|node_modules|bpf_objects|.*\.egg-info)$"
+    r"^(\.git|\.venv|\.\w+_cache|\.hypothesis|__pycache__|build|dist|node_modules|bpf_objects|bpf_sources|.*\.egg-info)$"
 )
 PYPROJECT = str(ROOT / "pyproject.toml")
 APACHE = "SPDX-License-Identifier: Apache-2.0"

@@ -5,9 +5,7 @@
 #ifndef HB_CALL_BPF_H
 #define HB_CALL_BPF_H
 
-#include <linux/bpf.h>
-#include <bpf/bpf_helpers.h>
-
+#include "dialect.bpf.h"
 #define HB_ARGUMENTS 3
 
 struct hb_call {

@@ -23,12 +23,7 @@ struct hb_allowance {
 	__u64 used;    // of what was granted
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct hb_allowance);
-} allowance SEC(".maps");
+HB_LOCKED_MAP(allowance, ARRAY, 1, 0, __u32, struct hb_allowance);
 
 // Takes ``cost`` bytes, all or none: 1 if they were there. Grants first, because what is left of one when its
 // release is delivered is taken back.

@@ -5,15 +5,13 @@
 #ifndef HB_PACKET_BPF_H
 #define HB_PACKET_BPF_H
 
-#include <linux/bpf.h>
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/tcp.h>
 #include <linux/udp.h>
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
 
+#include "dialect.bpf.h"
 #include "homebound.h"
 
 #define HB_EINVAL 22

@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A device for kernel tests: a root cgroup with role cgroups, and the programs attached.
+"""A device for kernel tests: a root cgroup with role cgroups, and the programs attached, by both loaders.
 
+Every test that loads programs runs once with libbpf and once with bcc, whose compiler runs once a session.
 Everything is removed again, also after a failure.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 import pytest
 
 from homebound.events import Role
 from homebound.kernel import features, maps
+from homebound.kernel.job import Loader
 from homebound.kernel.probes import Probes
 from kernel.rig import Device, remove_cgroup
 
@@ -28,6 +31,27 @@ class MakeDevice(Protocol):
     """The fixture ``make_device``."""
 
     def __call__(self, enforce: bool = True) -> Device: ...
+
+
+class How(TypedDict):
+    """Arguments of Probes.load: by whom, and where bcc's instructions are kept."""
+
+    loader: Loader
+    compiled: Path
+
+
+@pytest.fixture(params=("libbpf", "bcc"))
+def how(request: pytest.FixtureRequest, kept: Path) -> How:
+    """One loader after the other."""
+    if request.param == "bcc" and importlib.util.find_spec("bcc") is None:
+        pytest.skip("bcc is not there: install the package python3-bpfcc")
+    return How(loader=request.param, compiled=kept)
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file in which bcc's instructions are kept."""
+    return tmp_path_factory.mktemp("bcc") / "compiled.json"
 
 
 @pytest.fixture(scope="session")
@@ -62,14 +86,14 @@ def device_cgroup() -> Iterator[Path]:
 
 
 @pytest.fixture
-def make_device(objects: Path, bpf_file_system: Path, device_cgroup: Path) -> Iterator[MakeDevice]:
+def make_device(objects: Path, bpf_file_system: Path, device_cgroup: Path, how: How) -> Iterator[MakeDevice]:
     """Makes the device, enforcing or observing."""
     pins = bpf_file_system / device_cgroup.name
     made: list[Device] = []
 
     def make(enforce: bool = True) -> Device:
         level = len(device_cgroup.relative_to(features.cgroup2_mounts()[0]).parts) + 1
-        probes = Probes.load(objects, device_cgroup, level, enforce, pins)
+        probes = Probes.load(objects, device_cgroup, level, enforce, pins, **how)
         for role in Role:
             if role is not Role.NONE:
                 probes.assign((device_cgroup / role.label).stat().st_ino, role)

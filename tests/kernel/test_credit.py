@@ -22,7 +22,7 @@ from homebound.events import Credit, Direction, Role, Rule, Verdict
 from homebound.guard.credit import CELL, Purse
 from homebound.kernel import features, maps, seccomp
 from homebound.kernel.probes import Allowance, Probes
-from kernel.conftest import OBJECTS
+from kernel.conftest import OBJECTS, How
 from kernel.rig import Device, in_child, in_fresh_network
 
 pytestmark = pytest.mark.root
@@ -90,14 +90,14 @@ def pour(port: int, connections: int = 1, size: int = SIZE, seconds: float = 2.5
 
 
 @pytest.fixture
-def make(bpf_file_system: Path, device_cgroup: Path) -> Iterator[Callable[..., Device]]:
+def make(bpf_file_system: Path, device_cgroup: Path, how: How) -> Iterator[Callable[..., Device]]:
     """A device whose gateway has an allowance."""
     pins = bpf_file_system / device_cgroup.name
     made: list[Device] = []
 
     def device(rate: int, burst: int, enforce: bool = True) -> Device:
         level = len(device_cgroup.relative_to(features.cgroup2_mounts()[0]).parts) + LEVEL_BELOW
-        probes = Probes.load(OBJECTS, device_cgroup, level, enforce, pins, Allowance(rate, burst))
+        probes = Probes.load(OBJECTS, device_cgroup, level, enforce, pins, Allowance(rate, burst), **how)
         for role in Role:
             if role is not Role.NONE:
                 probes.assign((device_cgroup / role.label).stat().st_ino, role)

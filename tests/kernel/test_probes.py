@@ -19,7 +19,7 @@ from homebound.events import Program, Role, Rule
 from homebound.kernel import bpf, features
 from homebound.kernel.libbpf import LibbpfError
 from homebound.kernel.probes import OBJECTS, ProbeError, Probes
-from kernel.conftest import MakeDevice
+from kernel.conftest import How, MakeDevice
 from kernel.rig import Device, child, in_child
 
 pytestmark = pytest.mark.root
@@ -66,21 +66,23 @@ def test_runs_are_counted(device: Device) -> None:
     assert after.run_seconds > before.run_seconds
 
 
-def test_blocking_outlives_the_daemon(objects: Path, bpf_file_system: Path, device_cgroup: Path) -> None:
+def test_blocking_outlives_the_daemon(
+    objects: Path, bpf_file_system: Path, device_cgroup: Path, how: How
+) -> None:
     """A daemon that is killed leaves its programs in force; the next one replaces and removes them."""
     pins = bpf_file_system / device_cgroup.name
     inside = device_cgroup / Role.TRAINER.label
     assert in_child(may_make_a_socket, inside) is True  # the control: nothing is attached yet
 
     def daemon() -> None:
-        Probes.load(objects, device_cgroup, LEVEL, True, pins)
+        Probes.load(objects, device_cgroup, LEVEL, True, pins, **how)
         os.kill(os.getpid(), signal.SIGKILL)
 
     try:
         with pytest.raises(AssertionError, match="without a word"):
             in_child(daemon)
         assert in_child(may_make_a_socket, inside) is False
-        probes = Probes.load(objects, device_cgroup, LEVEL, True, pins)
+        probes = Probes.load(objects, device_cgroup, LEVEL, True, pins, **how)
         assert sorted(path.name for path in pins.iterdir()) == ["links", "maps", "programs"]
         assert in_child(may_make_a_socket, inside) is False
         probes.remove()
@@ -102,7 +104,7 @@ def test_close_leaves_remove_removes(make_device: MakeDevice) -> None:
     assert not device.pins.exists()
 
 
-def test_restart_opens_no_window(make_device: MakeDevice, objects: Path) -> None:
+def test_restart_opens_no_window(make_device: MakeDevice, objects: Path, how: How) -> None:
     """A task that tries without pause gets no socket while the programs are replaced again and again."""
     device = make_device()
     stop = device.cgroup.name  # a file name, not a path: in the working folder of nobody else
@@ -119,7 +121,7 @@ def test_restart_opens_no_window(make_device: MakeDevice, objects: Path) -> None
     try:
         with child(hammer, device.of(Role.TRAINER)) as result:
             for _ in range(SHOTS):
-                loaded.append(Probes.load(objects, device.cgroup, LEVEL, True, device.pins))
+                loaded.append(Probes.load(objects, device.cgroup, LEVEL, True, device.pins, **how))
                 for old in loaded[:-1]:
                     old.close()
             device.probes.close()  # its links are open descriptors: let go, so that only pins hold
@@ -159,14 +161,14 @@ def test_roles_can_be_taken_back(device: Device) -> None:
 
 
 def test_two_devices_do_not_meet(
-    make_device: MakeDevice, objects: Path, bpf_file_system: Path, device_cgroup: Path
+    make_device: MakeDevice, objects: Path, bpf_file_system: Path, device_cgroup: Path, how: How
 ) -> None:
     """Each counts its own, whatever the other does."""
     first = make_device()
     other = device_cgroup.with_name(device_cgroup.name + "-other")
     (other / "trainer").mkdir(parents=True)
     pins = bpf_file_system / other.name
-    second = Probes.load(objects, other, LEVEL, True, pins)
+    second = Probes.load(objects, other, LEVEL, True, pins, **how)
     try:
         second.assign((other / "trainer").stat().st_ino, Role.TRAINER)
         assert in_child(may_make_a_socket, other / "trainer") is False

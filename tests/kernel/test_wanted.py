@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 
 from homebound.events import Program
-from homebound.kernel import libbpf, probes
-from homebound.kernel.probes import LINKS, MAPS, OBJECTS, PROGRAMS, Probes
+from homebound.kernel import bccchild, libbpf, prebuilt, probes
+from homebound.kernel import pins as folders
+from homebound.kernel.job import Job, Loader
+from homebound.kernel.pins import LINKS
+from homebound.kernel.probes import OBJECTS, SHARED_MAPS, Probes
+from kernel.conftest import How
 
 pytestmark = pytest.mark.root
 
@@ -37,14 +41,14 @@ NAMES = ("hb_good", "hb_endless", "hb_nowhere")
 def pins(bpf_file_system: Path) -> Iterator[Path]:
     """Folders for pins, removed at the end."""
     folder = bpf_file_system / f"homebound-wanted-{os.getpid()}"
-    for name in (MAPS, PROGRAMS, LINKS):
-        (folder / name).mkdir(parents=True)
+    folder.mkdir()
     yield folder
-    probes._remove(folder, (MAPS, PROGRAMS, LINKS))
+    folders.remove(folder, folders.FOLDERS)
     folder.rmdir()
 
 
-def test_each_falls_out_alone(pins: Path, device_cgroup: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("loader", ["libbpf", "bcc"])
+def test_each_falls_out_alone(loader: Loader, pins: Path, device_cgroup: Path, tmp_path: Path) -> None:
     """Of three programs in one file the good one is attached, the others say why they are not."""
     sources, built = tmp_path / "bpf", tmp_path / "three.bpf.o"
     shutil.copytree(BPF, sources)
@@ -52,8 +56,13 @@ def test_each_falls_out_alone(pins: Path, device_cgroup: Path, tmp_path: Path) -
     subprocess.run(["make", "-s", "-C", str(sources), f"OUT={tmp_path}", str(built)], check=True)
     fd = os.open(device_cgroup, os.O_RDONLY)
     try:
-        with libbpf.Library.open() as library:
-            reasons = probes._Source(library, built, fd, bytes(16), pins).load_each(NAMES)
+        job = Job({"three": ()}, SHARED_MAPS, {}, bytes(16), fd, pins, ())
+        if loader == "bcc":
+            reasons = bccchild.load(sources, job)
+        else:
+            folders.make(pins)
+            with libbpf.Library.open() as library:
+                reasons = prebuilt._Source(library, built, job).load_each(NAMES)
     finally:
         os.close(fd)
     assert set(reasons) == {"hb_endless", "hb_nowhere"}
@@ -69,7 +78,9 @@ def test_required_or_wanted_is_one_for_a_file() -> None:
     assert sorted(program for programs in OBJECTS.values() for program in programs) == list(Program)
 
 
-def test_a_program_that_is_switched_off(objects: Path, bpf_file_system: Path, device_cgroup: Path) -> None:
+def test_a_program_that_is_switched_off(
+    objects: Path, bpf_file_system: Path, device_cgroup: Path, how: How
+) -> None:
     """It is not loaded, says why, and nothing counts it as missing."""
     loaded = Probes.load(
         objects,
@@ -78,6 +89,7 @@ def test_a_program_that_is_switched_off(objects: Path, bpf_file_system: Path, de
         True,
         bpf_file_system / device_cgroup.name,
         off={Program.SYSCALL_EXIT: "off by a test"},
+        **how,
     )
     try:
         states = {state.name: state for state in loaded.programs()}

@@ -14,10 +14,11 @@ from typing import Any
 from homebound.errors import PermissionMissing
 from homebound.kernel import bpffs, cgroups, probes
 from homebound.kernel.cgroups import Cgroup
+from homebound.kernel.job import Loader
 from homebound.rooms.walls import OBJECTS
 
 
-def attach_and_remove(enforce: bool = True) -> list[dict[str, Any]]:
+def attach_and_remove(enforce: bool = True, loader: Loader = "auto") -> list[dict[str, Any]]:
     """Each program with name, whether it attached, why not, and whether it is required or wanted.
 
     Raises PermissionMissing without root, HomeboundError when the kernel lacks what all of them need.
@@ -39,6 +40,7 @@ def attach_and_remove(enforce: bool = True) -> list[dict[str, Any]]:
                 role_level=cgroup.level() + 1,
                 enforce=enforce,
                 pins=bpffs.FOLDER / name,
+                loader=loader,
             )
             try:
                 programs = loaded.programs()

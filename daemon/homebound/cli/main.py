@@ -137,7 +137,7 @@ def check_config(context: click.Context, config: Path | None, attach: bool, as_j
     if attach and reading.settings is not None and not reading.problems:
         from homebound.cli.attachtrial import attach_and_remove
 
-        programs = attach_and_remove(reading.settings.mode == "enforce")
+        programs = attach_and_remove(reading.settings.mode == "enforce", reading.settings.loader)
     failed = [
         entry["name"] for entry in programs or [] if entry["need"] == "required" and not entry["attached"]
     ]

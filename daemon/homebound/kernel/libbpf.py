@@ -23,6 +23,8 @@ LIBRARY = "libbpf.so.1"
 WARN = 0  # enum libbpf_print_level
 LINE_BYTES = 4096
 SETTINGS_MAP = ".rodata.settings"
+# How messages begin of what another compilation might mend.
+NOT_TAKEN, NOT_READ = "the kernel does not take", "cannot read the BPF object"
 
 _Pointer = ctypes.c_void_p
 _Text = ctypes.c_char_p
@@ -109,7 +111,7 @@ class Library:
         """Open an object file for loading; closed at the end, which leaves only what is pinned."""
         handle = self.calls.bpf_object__open_file(os.fsencode(path), None)
         if not handle:
-            raise self.failure(f"cannot read the BPF object {path}", "build it: make bpf")
+            raise self.failure(f"{NOT_READ} {path}", "build it: make bpf")
         try:
             yield Object(self, handle, path.name)
         finally:
@@ -171,7 +173,7 @@ class Object:
         self.library.warnings.clear()
         result = self.library.calls.bpf_object__load(self.handle)
         try:
-            self.library.check(result, f"the kernel does not take {self.name}")
+            self.library.check(result, f"{NOT_TAKEN} {self.name}")
         except LibbpfError as error:
             raise NotTaken(error.message, error.hint, error.code) from error
 

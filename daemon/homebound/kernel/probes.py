@@ -4,7 +4,7 @@
 Everything a loader makes is pinned below one folder of the BPF file system (maps/, programs/, links/), so
 blocking outlives this process; Probes itself works on those pins alone, whoever made them. New programs are
 attached before those of an earlier run are removed: at no moment is there none.
-Needs root. May import: errors, events, kernel.bpf, kernel.libbpf, kernel.syscalls.
+Needs root. May import: errors, events, kernel.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ from homebound.events import (
     Side,
     address_bytes,
 )
-from homebound.kernel import bpf, libbpf, syscalls
+from homebound.kernel import bpf, loading, syscalls
+from homebound.kernel import pins as folders
+from homebound.kernel.job import Job, Loader
+from homebound.kernel.pins import LINKS, MAPS, PROGRAMS
 
 # The programs of each object file. The packet filter first: it holds for whatever the others let through.
 # Programs that only look on are in files of their own, so that none of them takes a wall with it.
@@ -53,7 +56,6 @@ SHARED_MAPS = (
     "credit",
     "refused_sockets",
 )
-MAPS, PROGRAMS, LINKS, OLD = "maps", "programs", "links", "old-"
 REQUIRED, WANTED, OFF = "required", "wanted", "off"
 TCP = 6
 
@@ -91,6 +93,7 @@ class Probes:
     cgroup_id: int
     reasons: Mapping[str, str] = field(default_factory=dict)
     off: Mapping[Program, str] = field(default_factory=dict)
+    loader: Loader = "libbpf"
     maps: dict[str, int] = field(default_factory=dict)
     programs_open: dict[str, tuple[int, int]] = field(default_factory=dict)
     stats: int | None = None
@@ -105,11 +108,14 @@ class Probes:
         pins: Path,
         allowance: Allowance | None = None,
         off: Mapping[Program, str] | None = None,
+        loader: Loader = "libbpf",
+        compiled: Path | None = None,
     ) -> Probes:
         """Load the objects of a folder and attach them to a cgroup before any task is below it.
 
         ``role_level``: depth of the role cgroups below the root of the hierarchy, which is 0.
         ``allowance``: what the gateway may send besides what is granted; without it, it needs no credit.
+        ``loader``: who loads; ``compiled``: a file in which bcc's instructions are kept between loads.
         ``pins``: a folder on the BPF file system; what an earlier run left there goes once the new programs
         are in place, and stays when a required one is not. ``off``: programs to leave out, and why.
         A program that cannot be attached is a fact, told by ``programs()``; a required object that cannot be
@@ -118,17 +124,19 @@ class Probes:
         free = allowance or Allowance(0, 0)
         settings = SettingsRecord(role_level, 1 if enforce else 0, free.rate, free.burst)
         with _rights_needed(), _descriptor(cgroup) as cgroup_fd:
-            old = _set_aside(pins)
+            old = folders.set_aside(pins)
             probes = cls(pins, os.fstat(cgroup_fd).st_ino, off=off or {})
             try:
-                probes.reasons = _load_all(objects, cgroup_fd, bytes(settings), pins, probes.off)
+                contents = {"syscall_rule": tuple(_syscall_rules())}
+                job = Job(OBJECTS, SHARED_MAPS, contents, bytes(settings), cgroup_fd, pins, probes.off)
+                probes.loader, probes.reasons = loading.load(loader, objects, job, compiled)
                 probes._open()
             except BaseException:
                 probes.close()
-                _remove(pins, (MAPS, PROGRAMS, LINKS))
+                folders.remove(pins, folders.FOLDERS)
                 raise
             if not missing(probes.programs()):
-                _remove(pins, old)
+                folders.remove(pins, old)
         return probes
 
     def map_fd(self, name: str) -> int:
@@ -199,7 +207,7 @@ class Probes:
     def remove(self) -> None:
         """Detach the programs and remove every pin, those of earlier runs too."""
         self.close()
-        _remove(self.pins, [folder.name for folder in self.pins.iterdir()])
+        folders.remove(self.pins, [folder.name for folder in self.pins.iterdir()])
         self.pins.rmdir()
 
     def _open(self) -> None:
@@ -239,125 +247,11 @@ def _endpoint(role: Role, address: str, port: int, protocol: int, direction: int
     return bytes(EndpointRecord(role, port, protocol, direction, (ctypes.c_uint8 * 16)(*raw)))
 
 
-@dataclass(frozen=True)
-class _Source:
-    """One object file, and where what is made of it goes."""
-
-    library: libbpf.Library
-    path: Path
-    cgroup_fd: int
-    settings: bytes
-    pins: Path
-
-    def load(self, names: Collection[str]) -> dict[str, str]:
-        """Load, pin and attach these programs of the file; the reason for each that cannot be attached.
-
-        Raises NotTaken when the kernel does not take all of them, LibbpfError for anything else.
-        """
-        with self.library.open_object(self.path) as opened:
-            opened.keep_only(names)
-            opened.set_settings(self.settings)
-            _share_maps(opened, self.pins)
-            opened.load()
-            _pin_maps(opened, self.pins)
-            return _attach(opened, names, self.cgroup_fd, self.pins)
-
-    def load_each(self, names: Collection[str]) -> dict[str, str]:
-        """The same, but what the kernel does not take falls out alone, with its reason."""
-        try:
-            return self.load(names)
-        except libbpf.NotTaken as error:
-            reason = str(error)
-        if len(names) == 1:
-            return dict.fromkeys(names, reason)
-        return {key: why for name in names for key, why in self.load_each((name,)).items()}
-
-
-def _load_all(
-    objects: Path, cgroup_fd: int, settings: bytes, pins: Path, off: Collection[Program]
-) -> dict[str, str]:
-    """Load, attach and pin. Returns the reason for each program that is not attached."""
-    reasons: dict[str, str] = {}
-    for folder in (MAPS, PROGRAMS, LINKS):
-        (pins / folder).mkdir(mode=0o700)
-    with libbpf.Library.open() as library:
-        for name, programs in OBJECTS.items():
-            source = _Source(library, objects / f"{name}.bpf.o", cgroup_fd, settings, pins)
-            names = [program.bpf_name for program in programs if program not in off]
-            try:
-                reasons |= source.load_each(names) if names else {}
-            except libbpf.LibbpfError as error:
-                if any(program.is_required for program in programs):
-                    raise
-                reasons |= dict.fromkeys(names, str(error))
-    return reasons
-
-
-def _share_maps(opened: libbpf.Object, pins: Path) -> None:
-    for name in opened.maps().keys() & set(SHARED_MAPS):
-        path = pins / MAPS / name
-        if path.exists():
-            fd = bpf.open_pin(path)
-            try:
-                opened.reuse(name, fd)
-            finally:
-                os.close(fd)
-
-
-def _pin_maps(opened: libbpf.Object, pins: Path) -> None:
-    for name in sorted(opened.maps().keys() & set(SHARED_MAPS)):
-        path = pins / MAPS / name
-        if not path.exists():
-            opened.pin_map(name, path)
-            if name == "syscall_rule":
-                _fill_syscall_rules(path)
-
-
-def _fill_syscall_rules(path: Path) -> None:
-    fd = bpf.open_pin(path)
-    try:
-        for number, (rule, shape) in syscalls.numbers().items():
-            value = ctypes.c_uint32(syscalls.rule_value(rule, shape))
-            bpf.update(fd, bytes(ctypes.c_uint32(number)), bytes(value))
-    finally:
-        os.close(fd)
-
-
-def _attach(opened: libbpf.Object, names: Collection[str], cgroup_fd: int, pins: Path) -> dict[str, str]:
-    reasons = {}
-    for name in names:
-        target = cgroup_fd if opened.is_for_cgroup(name) else None
-        try:
-            opened.attach(name, target, pins / PROGRAMS / name, pins / LINKS / name)
-        except libbpf.LibbpfError as error:
-            reasons[name] = str(error)
-    return reasons
-
-
-def _set_aside(pins: Path) -> list[str]:
-    """Rename what an earlier run pinned, which keeps it attached. Returns the folders to remove later."""
-    pins.mkdir(mode=0o700, parents=True, exist_ok=True)
-    old = [folder.name for folder in pins.iterdir() if folder.name.startswith(OLD)]
-    here = [name for name in (MAPS, PROGRAMS, LINKS) if (pins / name).exists()]
-    if here:
-        aside = f"{OLD}{1 + max((int(name.removeprefix(OLD)) for name in old), default=0)}"
-        (pins / aside).mkdir(mode=0o700)
-        for name in here:
-            (pins / name).rename(pins / aside / name)
-        old.append(aside)
-    return old
-
-
-def _remove(pins: Path, folders: list[str] | tuple[str, ...]) -> None:
-    """Detach and unpin. Links first: a program must not run without its maps being told about."""
-    found = [path for name in folders for path in (pins / name, *(pins / name).rglob("*")) if path.exists()]
-    for path in found:
-        if path.parent.name == LINKS:
-            fd = bpf.open_pin(path)
-            bpf.detach_link(fd)
-            os.close(fd)
-    for path in sorted(found, key=lambda path: -len(path.parts)):
-        path.rmdir() if path.is_dir() else path.unlink()
+def _syscall_rules() -> Iterator[tuple[bytes, bytes]]:
+    """The contents of syscall_rule."""
+    for number, (rule, shape) in syscalls.numbers().items():
+        value = ctypes.c_uint32(syscalls.rule_value(rule, shape))
+        yield bytes(ctypes.c_uint32(number)), bytes(value)
 
 
 @contextmanager

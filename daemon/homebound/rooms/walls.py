@@ -134,6 +134,7 @@ def _build(config: Settings, place: Instance, pinboard: bpffs.Hold) -> Walls:
         enforce=config.mode == "enforce",
         pins=place.pins,
         allowance=Allowance(granting.rate(config.federation.poll_seconds), granting.BURST_BYTES),
+        loader=config.loader,
     )
     try:
         _require_all(loaded)
