@@ -78,9 +78,9 @@ def read(path: Path) -> Text:
 def apart(text: Text) -> Text:
     """The same, but so that what the file names for itself means nothing in the next one."""
     own = text.path.name.partition(".")[0]
-    statics = sorted(set(STATIC.findall(text.text)))
-    before = "".join(f"#define {name} {own}_{name}\n" for name in statics)
-    names = statics + sorted(set(MACRO.findall(text.text)))
+    inner = sorted(set(STATIC.findall(text.text)))
+    before = "".join(f"#define {name} {own}_{name}\n" for name in inner)
+    names = inner + sorted(set(MACRO.findall(text.text)))
     return replace(text, text=before + text.text + "".join(f"#undef {name}\n" for name in names))
 
 
