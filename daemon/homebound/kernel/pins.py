@@ -2,8 +2,8 @@
 """The folders of one device's pins: what an earlier run left is set aside, which keeps it attached, and goes
 when the new programs are in place.
 
-Needs root. May import: kernel.bpf. Source: bpf(2), kernel/bpf/inode.c (pins
-may be renamed inside their file system).
+Needs root. May import: kernel.bpf. Source: bpf(2), kernel/bpf/inode.c (pins may be renamed inside their file
+system).
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ def make(pins: Path) -> None:
 
 
 def set_aside(pins: Path) -> list[str]:
-    """Rename what is pinned, which keeps it attached. Returns the folders to remove later, newest last."""
+    """Rename all that is pinned, which keeps it attached; a newer version may have pinned more than we know.
+    Returns the folders to remove later, newest last."""
     pins.mkdir(mode=0o700, parents=True, exist_ok=True)
     old = [folder.name for folder in pins.iterdir() if folder.name.startswith(OLD)]
-    here = [name for name in FOLDERS if (pins / name).exists()]
+    here = [folder.name for folder in pins.iterdir() if not folder.name.startswith(OLD)]
     if here:
         aside = f"{OLD}{1 + max((int(name.removeprefix(OLD)) for name in old), default=0)}"
         (pins / aside).mkdir(mode=0o700)
