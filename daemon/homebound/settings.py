@@ -176,6 +176,9 @@ class TrainerSettings:
     python: OptionalPath = field(
         default="", metadata=about("Interpreter of the environment with the app's libraries. Empty: our own.")
     )
+    root: OptionalPath = field(
+        default="", metadata=about("Root file system it runs in, as of a mounted image. Empty: this host's.")
+    )
     warm: bool = field(
         default=True,
         metadata=about("Stay between rounds. false frees the memory and costs a start each round."),
@@ -188,6 +191,9 @@ class TrainerSettings:
     )
     memory_max_bytes: Annotated[int, Ge(0)] = field(
         default=0, metadata=about("Most memory of the trainer; 0 is no limit.", "bytes")
+    )
+    cpu_max_percent: Annotated[int, Ge(0), Le(1000000)] = field(
+        default=0, metadata=about("Most processor time, of one processor; 0 is no limit.", "percent")
     )
     scratch_bytes: Annotated[int, Ge(1048576)] = field(
         default=268435456, metadata=about("Size of the trainer's /tmp, which lies in memory.", "bytes")

@@ -81,7 +81,9 @@ def status(document: Mapping[str, Any], now: float) -> list[Table]:
 def _limits(limits: Mapping[str, Mapping[str, Any]]) -> str:
     tasks, memory = limits["tasks"], limits["memory"]
     held = f"{size(memory['max'])} of memory by {memory['by']}" if memory["max"] else "memory without limit"
-    return f"{tasks['max']} tasks by {tasks['by']}; {held}"
+    cpu = limits["cpu"]
+    spent = f"; {cpu['max']} % of a processor by {cpu['by']}" if cpu["max"] else ""
+    return f"{tasks['max']} tasks by {tasks['by']}; {held}{spent}"
 
 
 def _facts(document: Mapping[str, Any], now: float) -> list[tuple[str, str]]:

@@ -2,8 +2,8 @@
 """Is this host fit for homebound: each check with what was found and what to do.
 
 Facts come from kernel/features.py and are found by trying; what can only be tried as root is "unknown"
-without it, never "good". Prints nothing. May import: config, errors, kernel, books.spending, rooms.walls,
-settings, and of this room attachtrial, hostleaks, sitechecks, statusclient.
+without it, never "good". Prints nothing. May import: config, errors, kernel, books.spending,
+rooms.rootfs, rooms.walls, settings, and of this room attachtrial, hostleaks, sitechecks, statusclient.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from homebound.config.layers import ETC
 from homebound.config.reading import Reading, read
 from homebound.errors import HomeboundError
 from homebound.kernel import cgroups, features, libbpf, seccomp
+from homebound.rooms import rootfs
 from homebound.rooms.walls import OBJECTS
 from homebound.settings import CanarySettings
 
@@ -179,8 +180,19 @@ def _preload(reading: Reading | None) -> Iterator[Check]:
     trainer = reading.settings.trainer
     python = trainer.python or sys.executable
     code = "import sys, importlib.util as u; print(*[n for n in sys.argv[1:] if not u.find_spec(n)])"
+    if trainer.root and os.geteuid() != 0:
+        yield Check(
+            "required", "trainer modules", "unknown", f"only root can look into {trainer.root}", AS_ROOT
+        )
+        return
+    inside = ["chroot", trainer.root] if trainer.root else []
+    python = (trainer.python or rootfs.PYTHON) if trainer.root else python
     done = subprocess.run(
-        [python, "-I", "-c", code, *trainer.preload], capture_output=True, text=True, check=False, timeout=30
+        [*inside, python, "-I", "-c", code, *trainer.preload],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
     )
     missing = done.stdout.strip()
     good = done.returncode == 0 and not missing

@@ -241,6 +241,9 @@ def logs(config: Path | None) -> None:
     "--channel", "more", type=int, multiple=True, metavar="N", help="Only this one; may be repeated."
 )
 @click.option(
+    "--root", "inside", default="", metavar="FOLDER", help="In this root file system, as trainer.root."
+)
+@click.option(
     "--without", multiple=True, type=click.Choice(WALLS), hidden=True, help="For measuring the rest."
 )
 @json_option
@@ -249,6 +252,7 @@ def leaktest(
     context: click.Context,
     channels: tuple[int, ...],
     more: tuple[int, ...],
+    inside: str,
     without: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -259,7 +263,7 @@ def leaktest(
     from homebound.leaktest import device
     from homebound.settings import UsersSettings
 
-    report = device.try_host((*channels, *more), UsersSettings().base, without)
+    report = device.try_host((*channels, *more), UsersSettings().base, without, inside)
     if as_json:
         print_json(report.as_json())
     else:

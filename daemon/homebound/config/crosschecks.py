@@ -4,7 +4,7 @@
 Needs no kernel feature and changes nothing. Each check takes the values that were right so far and is
 passed over when one that it needs was not, so that all faults show at once.
 May import: apptree, config.datafolder, books.epsilon, errors, events, kernel.sandbox, passwords, rooms.roles,
-settings, rooms.users.
+rooms.rootfs, settings, rooms.users.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from homebound.config import datafolder
 from homebound.errors import ConfigError
 from homebound.events import Role
 from homebound.kernel import sandbox
-from homebound.rooms import roles, users
+from homebound.rooms import roles, rootfs, users
 from homebound.settings import Settings
 
 # A multiplier below it has no square.
@@ -186,6 +186,12 @@ def _plain(values: Values) -> Iterator[Fault]:
 
 def _interpreter(values: Values) -> Iterator[Fault]:
     key = "trainer.python"
+    if values["trainer.root"]:
+        try:
+            rootfs.look(values["trainer.root"], values[key])
+        except ConfigError as error:
+            yield Fault("trainer.root", f"is no root for a trainer: {error.message}", error.hint)
+        return
     faults = list(_file(key, values))
     yield from faults
     if values[key] and not faults and not os.access(values[key], os.X_OK):
@@ -237,11 +243,12 @@ def keep_apart(settings: Settings) -> list[Fault]:
         roles.watcher(nobody),
         roles.guard(nobody, state),
         roles.gateway(settings, nobody, state, Path(settings.paths.run) / settings.name),
-        roles.canary(nobody),
+        roles.canary(nobody, settings.trainer.root, settings.trainer.python),
     ]
     data = Path(os.path.realpath(settings.data.path))
     for spec in others:
-        for source in (*sandbox.SYSTEM, settings.app.path, *(bind.source for bind in spec.view.binds)):
+        seen = [bind.source for bind in (*spec.view.binds, *spec.view.system)]
+        for source in (*sandbox.SYSTEM, settings.app.path, *seen):
             if data.is_relative_to(os.path.realpath(source)):
                 what = f"lies in {source}, which not only the trainer sees"
                 return [Fault("data.path", what, "move the data to a folder of its own")]
@@ -294,7 +301,7 @@ CHECKS: Mapping[tuple[str, ...], Callable[[Values], Iterator[Fault]]] = {
     ("metrics.certificate", "metrics.key"): _tls,
     ("metrics.passwords",): _passwords,
     ("metrics.address", "metrics.allow_plain", "metrics.certificate", "metrics.passwords"): _plain,
-    ("trainer.python",): _interpreter,
+    ("trainer.root", "trainer.python"): _interpreter,
     ("users.base",): _users,
     ("trainer.groups",): _groups,
     ("paths.state", "data.path"): _state_in_data,

@@ -47,6 +47,9 @@ class View:
     execute: tuple[str, ...] = ()
     masks: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    # In place of the host's SYSTEM, and of its setpriv at its place: see rooms/rootfs.py.
+    system: tuple[Bind, ...] = ()
+    setpriv: tuple[str, ...] = ("/usr/bin/setpriv",)
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,8 @@ def arguments(
     # bubblewrap makes missing parents with mode 0700, which a role's user could not enter.
     outside = (*SYSTEM, LANDLOCK_TRIAL, *(bind.target for bind in view.binds))
     words += _folders(outside, lambda path: not _is_scratch(path))
-    for path in SYSTEM:
-        words += ["--ro-bind-try", path, path]
+    for bind in view.system or [Bind(path, path) for path in SYSTEM]:
+        words += ["--ro-bind-try", bind.source, bind.target]
     for target, name in LINKS:
         words += ["--symlink", target, name]
     words += ["--proc", "/proc", "--dev", "/dev"]
@@ -113,7 +116,7 @@ def arguments(
     for name, value in environment(view).items():
         words += ["--setenv", name, value]
     words += ["--seccomp", str(seccomp_fd), "--"]
-    words += setpriv(identity)
+    words += setpriv(identity, view.setpriv)
     paths = json.dumps(asdict(landlock_paths(view)), separators=(",", ":"))
     return [*words, python, "-B", "-s", "-P", "-m", "homebound.kernel.enter", paths, module, *rest]
 
@@ -129,11 +132,11 @@ def _is_scratch(path: str) -> bool:
     return any(path.startswith(folder + "/") for folder in SCRATCH)
 
 
-def setpriv(identity: Identity) -> list[str]:
+def setpriv(identity: Identity, program: Sequence[str]) -> list[str]:
     """setpriv(1): become the role's user with no capability left, not even to be gained by execve."""
     groups = ",".join(str(group) for group in identity.groups)
     return [
-        "/usr/bin/setpriv", f"--reuid={identity.uid}", f"--regid={identity.gid}",
+        *program, f"--reuid={identity.uid}", f"--regid={identity.gid}",
         f"--groups={groups}" if groups else "--clear-groups",
         "--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all", "--no-new-privs",
     ]  # fmt: skip

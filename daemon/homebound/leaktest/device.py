@@ -66,10 +66,11 @@ class Device:
     user: Identity
     watch: KernelWatch
     without: frozenset[str] = frozenset()
+    root: str = ""
 
     def launch(self, arguments: Sequence[str]) -> str:
         """Run the attempts in the canary's sandbox and return what they wrote. A Launcher."""
-        spec = dataclasses.replace(roles.canary(self.user), module=MODULE)
+        spec = dataclasses.replace(roles.canary(self.user, self.root), module=MODULE)
         if self.without:
             return self.collect(lambda out: self._start_without(spec, arguments, out))
         return self.collect(lambda out: launch.start(self.instance, spec, Links(arguments, {1: out})))
@@ -111,7 +112,7 @@ class Device:
 
 
 @contextmanager
-def device(users_base: int, *, without: Collection[str] = ()) -> Iterator[Device]:
+def device(users_base: int, *, without: Collection[str] = (), root: str = "") -> Iterator[Device]:
     """Make a device for the length of a block. ``users_base`` is the setting users.base.
 
     ``without``: walls to leave out; without cgroup-bpf the kernel programs count and let pass. Raises what
@@ -125,7 +126,7 @@ def device(users_base: int, *, without: Collection[str] = ()) -> Iterator[Device
         loaded = stack.enter_context(_probes(instance, enforce="cgroup-bpf" not in without))
         events = stack.enter_context(maps.EventStream(loaded.map_fd("events")))
         watch = KernelWatch(loaded.map_fd("denied"), events, "cgroup-bpf" not in without)
-        yield Device(instance, user, watch, frozenset(without) - {"cgroup-bpf"})
+        yield Device(instance, user, watch, frozenset(without) - {"cgroup-bpf"}, root)
 
 
 @contextmanager
@@ -194,15 +195,18 @@ def _read_all(fd: int) -> str:
     raise HomeboundError("the attempts did not end", "the sandbox was killed; report this with your kernel")
 
 
-def try_host(numbers: Sequence[int], users_base: int, without: Collection[str] = ()) -> Report:
+def try_host(
+    numbers: Sequence[int], users_base: int, without: Collection[str] = (), root: str = ""
+) -> Report:
     """``homebound leaktest``: try the channels of these numbers (all when none is given) on this host.
 
-    ``without``: walls to leave out, for measuring the others. Raises UsageError for an unknown number,
+    ``without``: walls to leave out, for measuring the others. ``root``: the setting trainer.root.
+    Raises UsageError for an unknown number,
     PermissionMissing without root, and what ``device`` raises.
     """
     channels, elsewhere = choose(numbers)
     if os.geteuid() != 0:
         raise PermissionMissing("the leak test makes sandboxes and kernel programs", "run it as root")
-    with device(users_base, without=without) as made:
+    with device(users_base, without=without, root=root) as made:
         report = leaktest(channels, made.launch, made.watch)
     return dataclasses.replace(report, without=tuple(without), elsewhere=elsewhere)

@@ -118,7 +118,7 @@ def _role_process(instance: Instance, spec: Spec, child: Child) -> audit.Facts |
         except (OSError, KeyError, ValueError):
             continue  # it ended, or is between two states
         # Until setpriv has executed the role's Python it is still dropping rights.
-        if facts.uids == {spec.identity.uid} and facts.program == os.path.realpath(spec.python):
+        if facts.uids == {spec.identity.uid} and facts.program == spec.program:
             return facts
     return None
 

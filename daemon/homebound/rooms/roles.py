@@ -2,19 +2,22 @@
 """The table of roles: whom each runs as, what it sees, which calls it may make, how it is started.
 
 This is the place to read what a role can do. Pure, apart from looking up users and groups.
-May import: events, settings, rooms.users, kernel.sandbox, kernel.seccomp.
+May import: events, settings, rooms.rootfs, rooms.users, kernel.sandbox, kernel.seccomp.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from homebound.events import Role
 from homebound.kernel.sandbox import PACKAGE, Bind, Identity, View
 from homebound.kernel.seccomp import Profile
+from homebound.rooms import rootfs
+from homebound.rooms.rootfs import Rootfs
 from homebound.rooms.users import group_numbers, identity
 from homebound.settings import Settings
 
@@ -36,6 +39,8 @@ class Spec:
     identity: Identity
     profile: Profile
     python: str = sys.executable
+    # The file that the interpreter is, all links followed, as /proc tells it.
+    program: str = field(default_factory=lambda: os.path.realpath(sys.executable))
     shared_namespaces: frozenset[str] = field(default_factory=frozenset)
     # Most processes and threads, and most memory in bytes; 0 is no limit.
     tasks_max: int = 0
@@ -65,7 +70,20 @@ def runtime(python: str) -> tuple[Bind, ...]:
     if python == sys.executable:
         prefixes |= {sys.prefix, sys.base_prefix}
     binds = [Bind(prefix, prefix) for prefix in sorted(prefixes) if not _below(prefix, "/usr")]
-    return (Bind(str(Path(__file__).parents[1]), f"{PACKAGE}/homebound"), *binds)
+    return (_package(), *binds)
+
+
+def _package() -> Bind:
+    return Bind(str(Path(__file__).parents[1]), f"{PACKAGE}/homebound")
+
+
+def interpreter(settings: Settings) -> Rootfs:
+    """The Python that the trainer runs, and what must be mounted for it and our package."""
+    if settings.trainer.root:
+        found = rootfs.look(settings.trainer.root, settings.trainer.python)
+        return replace(found, binds=(_package(), *found.binds))
+    python = settings.trainer.python or sys.executable
+    return Rootfs(python, os.path.realpath(python), (), runtime(python), View.setpriv)
 
 
 def _below(path: str, folder: str) -> bool:
@@ -91,8 +109,8 @@ def watcher(user: Identity) -> Spec:
 
 def trainer(settings: Settings, user: Identity) -> Spec:
     """Sees the raw data and the app, both read-only, and nothing of the network."""
-    python = settings.trainer.python or sys.executable
-    binds = runtime(python)
+    home = interpreter(settings)
+    binds = home.binds
     seen = (*binds, Bind(settings.data.path, DATA), Bind(settings.app.path, APP))
     # Bytecode is no part of the hash that was approved, so none is read: stale, it would be other code.
     app = Path(settings.app.path)
@@ -102,6 +120,8 @@ def trainer(settings: Settings, user: Identity) -> Spec:
         settings.trainer.scratch_bytes,
         execute=(*_execute(binds), APP),
         masks=tuple(f"{APP}/{path.relative_to(app)}" for path in caches),
+        system=home.system,
+        setpriv=home.setpriv,
     )
     return Spec(
         Role.TRAINER,
@@ -109,7 +129,8 @@ def trainer(settings: Settings, user: Identity) -> Spec:
         view,
         user,
         Profile.SEALED,
-        python,
+        home.python,
+        home.program,
         tasks_max=settings.trainer.tasks_max,
         memory_max_bytes=settings.trainer.memory_max_bytes,
     )
@@ -145,8 +166,17 @@ def gateway(settings: Settings, user: Identity, state: Path, credentials: Path) 
     )
 
 
-def canary(user: Identity) -> Spec:
-    """The trainer's walls without its data: what tries to get out, so that the walls are seen to hold."""
-    binds = runtime(sys.executable)
-    view = View(binds, SMALL_SCRATCH, execute=_execute(binds))
-    return Spec(Role.CANARY, "homebound.rooms.canary", view, user, Profile.SEALED)
+def canary(user: Identity, root: str = "", python: str = "") -> Spec:
+    """The trainer's walls without its data: what tries to get out, so that the walls are seen to hold.
+
+    In the same root file system, if the trainer has one of its own; ``python`` is a path in that.
+    """
+    module = "homebound.rooms.canary"
+    if not root:
+        binds = runtime(sys.executable)
+        view = View(binds, SMALL_SCRATCH, execute=_execute(binds))
+        return Spec(Role.CANARY, module, view, user, Profile.SEALED)
+    home = rootfs.look(root, python)
+    binds = (_package(), *home.binds)
+    view = View(binds, SMALL_SCRATCH, execute=_execute(binds), system=home.system, setpriv=home.setpriv)
+    return Spec(Role.CANARY, module, view, user, Profile.SEALED, home.python, home.program)

@@ -3,7 +3,7 @@
 
 Built before any role starts and removed after the last one ended. What is built here is tried by the
 canary (launch.try_walls) before anybody relies on it. May import: books.accounts, errors, events,
-rooms.granting, rooms.instance, rooms.metricsport, rooms.resolve, settings, kernel.
+rooms.bounds, rooms.granting, rooms.instance, rooms.metricsport, rooms.resolve, settings, kernel.
 Source: bpf-cgroup(7), cgroup-v2.rst, mount(8).
 """
 
@@ -23,7 +23,7 @@ from homebound.errors import PermissionMissing, ServiceUnavailable
 from homebound.events import Role, Side
 from homebound.kernel import bpf, bpffs, cgroups, features
 from homebound.kernel.probes import Allowance, Probes, missing
-from homebound.rooms import granting, instance, metricsport, resolve
+from homebound.rooms import bounds, granting, instance, metricsport, resolve
 from homebound.rooms.instance import ROLES, Instance
 from homebound.rooms.metricsport import MetricsPort
 from homebound.settings import Settings
@@ -143,7 +143,7 @@ def _build(config: Settings, place: Instance, pinboard: bpffs.Hold) -> Walls:
         loaded.allow(Role.WATCHER, "", config.metrics.port, direction=Side.FROM_LOCAL)
         role_cgroups[Role.SUPERVISOR].add(0)
         place.root.delegate()
-        _limit(config, place)
+        bounds.limit(role_cgroups[Role.TRAINER], config.trainer)
         no_swap = role_cgroups[Role.TRAINER].set("memory.swap.max", "0")
         port = metricsport.build(config.metrics, place)
     except BaseException:
@@ -190,15 +190,6 @@ def _require_all(loaded: Probes) -> None:
             "kernel programs did not attach: " + "; ".join(f"{p.name}: {p.reason}" for p in lacking),
             "`homebound doctor` names what this kernel lacks",
         )
-
-
-def _limit(config: Settings, place: Instance) -> None:
-    """Bounds for the trainer, as far as this host's cgroups have the controllers."""
-    trainer = place.cgroup(Role.TRAINER)
-    trainer.set("pids.max", str(config.trainer.tasks_max))
-    if config.trainer.memory_max_bytes:
-        trainer.set("memory.max", str(config.trainer.memory_max_bytes))
-        trainer.set("memory.oom.group", "1")
 
 
 def watcher_document(config: Settings, numbers: Mapping[str, int]) -> dict[str, Any]:

@@ -96,7 +96,10 @@ class Supervisor:
 
     def _try_walls(self) -> None:
         """Run the canary. Raises HomeboundError when a wall that the config requires does not hold."""
-        trials = launch.try_walls(self.place, roles.canary(self.users[Role.CANARY]))
+        trials = launch.try_walls(
+            self.place,
+            roles.canary(self.users[Role.CANARY], self.config.trainer.root, self.config.trainer.python),
+        )
         self.life.trials = Trials(self.wall_clock(), self.clock(), trials)
         fallen = self.life.trials.fallen(self.config)
         self._report({"type": "canary", "time": self.wall_clock(), "out": len(fallen), "tried": len(trials)})

@@ -4,7 +4,7 @@
 A child reads and checks the files, so that the supervisor never loads what that takes; it goes on turning
 meanwhile. A wrong configuration changes nothing. Facts (the child), decision (compare) and action (apply)
 are apart. May import: events, journal, supervisor.loop, config.reference,
-settings, supervisor.status. Source: systemd.service(5) (ExecReload=).
+rooms.bounds, settings, supervisor.status. Source: systemd.service(5) (ExecReload=).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 from homebound import journal
 from homebound.config.reference import toml_key
 from homebound.events import Role
+from homebound.rooms import bounds
 from homebound.settings import Settings, sections
 from homebound.supervisor import status
 from homebound.supervisor.loop import Step
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 # What can change while roles run: each belongs to the supervisor or to a file of a cgroup. Everything else
 # was handed to a role at its start or is built into a wall.
 LIVE = frozenset({
-    "canary.interval_seconds", "trainer.log_bytes", "trainer.memory_max_bytes", "trainer.tasks_max",
+    "canary.interval_seconds", "trainer.cpu_max_percent", "trainer.log_bytes", "trainer.memory_max_bytes",
+    "trainer.tasks_max",
 })  # fmt: skip
 # Reading the configuration takes half a second; a machine under load ten times that.
 CHILD_SECONDS = 20.0
@@ -136,11 +138,8 @@ def apply(daemon: Supervisor, change: Change) -> None:
     """Let what is new take effect."""
     old = daemon.config
     daemon.config = change.settings
-    trainer = daemon.place.cgroup(Role.TRAINER)
-    if "trainer.tasks_max" in change.applied:
-        trainer.set("pids.max", str(change.settings.trainer.tasks_max))
-    if "trainer.memory_max_bytes" in change.applied:
-        trainer.set("memory.max", str(change.settings.trainer.memory_max_bytes or "max"))
+    if any(key.startswith("trainer.") for key in change.applied):
+        bounds.limit(daemon.place.cgroup(Role.TRAINER), change.settings.trainer)
     if "trainer.log_bytes" in change.applied and daemon.log is not None:
         daemon.log.grant(change.settings.trainer.log_bytes - old.trainer.log_bytes)
     if "canary.interval_seconds" in change.applied:

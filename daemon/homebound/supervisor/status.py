@@ -4,7 +4,7 @@
 A wall is reported as active because the canary tried it, with the time of that trial; what the settings
 say is not asked. May import: books.accounts, books.anchor, rooms.canary, events, rooms.instance,
 books.ledger, supervisor.roster, settings, books.spending,
-rooms.walls, kernel.
+rooms.bounds, rooms.walls, kernel.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from homebound.books import accounts, ledger, spending
 from homebound.books.anchor import Kept
 from homebound.events import Direction, Role, Rule, Traffic, TrafficKey, Verdict
 from homebound.kernel import maps
+from homebound.rooms import bounds
 from homebound.rooms.instance import Instance
 
 if TYPE_CHECKING:
@@ -144,18 +145,7 @@ def compose(daemon: Supervisor) -> dict[str, Any]:
         "denied": _denied(denied),
         "denied_recent": list(life.recent)[-64:],
         "resource_source": _used(daemon.place, Role.SUPERVISOR)["source"],
-        "limits": _limits(daemon),
-    }
-
-
-def _limits(daemon: Supervisor) -> dict[str, dict[str, Any]]:
-    """The trainer's bounds (0 is none), and by what they are kept where its cgroup lacks the controller."""
-    trainer, cgroup = daemon.config.trainer, daemon.place.cgroup(Role.TRAINER).path
-    tasks = "cgroup" if (cgroup / "pids.max").exists() else "rlimit"
-    memory = "cgroup" if (cgroup / "memory.max").exists() else "rlimit, for each process"
-    return {
-        "tasks": {"max": trainer.tasks_max, "by": tasks},
-        "memory": {"max": trainer.memory_max_bytes, "by": memory},
+        "limits": bounds.document(daemon.place.cgroup(Role.TRAINER).path, daemon.config.trainer),
     }
 
 
