@@ -74,6 +74,9 @@ TRANSMITTED = Message(
 UNACCOUNTED = Message(
     "0dffe6df114b4beaae660fcada4fac9e", CRITICAL, "violation: {bytes} bytes left the {role} unaccounted"
 )
+SITE_PROBE_FAILED = Message(
+    "257338d3f015461bb5082a6b497aa592", WARNING, "the site's probe {probe} is not loaded: {why}"
+)
 RELOADED = Message(
     "dbe86f9c02e144c28c25d8471046aa81",
     INFO,
@@ -107,6 +110,11 @@ def stopped(name: str, sink: Sink | None = None) -> None:
 def role_failed(role: str, why: str, sink: Sink | None = None) -> None:
     """A role ended, fell silent or did not start. ``why`` is a text of ours, never a role's."""
     write(ROLE_FAILED, sink, role=_one_of(role, ROLES), why=_line(why))
+
+
+def site_probe_failed(probe: str, why: str, sink: Sink | None = None) -> None:
+    """A probe of the site is left out. Both come from files of root's."""
+    write(SITE_PROBE_FAILED, sink, probe=_line(probe), why=_line(why))
 
 
 def training_stopped(why: str, sink: Sink | None = None) -> None:

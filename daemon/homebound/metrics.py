@@ -142,6 +142,14 @@ METRICS = (
         "homebound_events_total", "counter", "Events taken from the ring buffer.", ("kind",), _each(KINDS)
     ),
     Metric("homebound_events_undecoded_total", "counter", "Events of a version or kind not known here."),
+    Metric("homebound_bpf_loader_info", "gauge", "Who loaded the BPF programs; always 1.", ("loader",), ()),
+    Metric(
+        "homebound_site_probe_loaded", "gauge", "Whether a probe of the site's own is loaded.", ("probe",), ()
+    ),
+    Metric(
+        "homebound_site_series_cut", "gauge",
+        "Series of the site's own probes that are left out because there would be too many.",
+    ),
     # what the kernel counted
     Metric(
         "homebound_transmit_bytes_total", "counter", "IP bytes that the role sent, headers included.",

@@ -334,6 +334,10 @@ class PathsSettings:
         default="/var/lib/homebound", metadata=about("What must outlive a restart: ledger, outbox, key.")
     )
     run: AbsolutePath = field(default="/run/homebound", metadata=about("What ends with the daemon: sockets."))
+    probes: AbsolutePath = field(
+        default="/etc/homebound/probes.d",
+        metadata=about("BPF programs of the site's own, which only look on; docs/probes.md."),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -358,7 +362,8 @@ class Settings:
         default="enforce", metadata=about("enforce stops what must not leave; observe only counts it.")
     )
     loader: Loader = field(
-        default="auto", metadata=about("How the kernel programs are loaded; auto takes libbpf if it can.")
+        default="auto",
+        metadata=about("Who loads the kernel programs; auto: libbpf, and bcc where that cannot."),
     )
     require: tuple[Wall, ...] = field(
         default=("namespaces", "seccomp", "cgroup-bpf"),

@@ -73,6 +73,12 @@ def read_program_state(fd: int) -> Mapping[Program, ProgramCounts]:
     return {program: ProgramCounts(*cells.read(program)) for program in Program}
 
 
+def read_counts(fd: int, count: int) -> list[int]:
+    """The elements of an array of 64-bit numbers, per CPU or not."""
+    cells = _Cells(fd)
+    return [cells.read(index)[0] for index in range(count)]
+
+
 class _Cells:
     """A per-CPU array of 64-bit words, read cell by cell and summed over the CPUs."""
 

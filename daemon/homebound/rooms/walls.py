@@ -23,7 +23,7 @@ from homebound.errors import PermissionMissing, ServiceUnavailable
 from homebound.events import Role, Side
 from homebound.kernel import bpf, bpffs, cgroups, features
 from homebound.kernel.probes import Allowance, Probes, missing
-from homebound.rooms import bounds, granting, instance, metricsport, resolve
+from homebound.rooms import bounds, granting, instance, metricsport, resolve, siteprobes
 from homebound.rooms.instance import ROLES, Instance
 from homebound.rooms.metricsport import MetricsPort
 from homebound.settings import Settings
@@ -46,6 +46,7 @@ class Walls:
     pinboard: bpffs.Hold
     no_swap: bool
     granting: granting.Granting
+    site: siteprobes.Site
     dial: str = ""
 
     def allow_federation(self) -> str:
@@ -92,6 +93,7 @@ class Walls:
         fds = {f"map:{name}": self.probes.read_fd(name) for name in COUNTER_MAPS}
         fds["map:events"] = os.dup(self.probes.map_fd("events"))
         fds |= self.port.descriptors()
+        fds |= self.site.fds()
         for role in WATCHED_ROLES:
             for name, fd in self.place.cgroup(role).open_files().items():
                 if name in ("cgroup.freeze", "cgroup.kill") and role is not Role.TRAINER:
@@ -141,6 +143,7 @@ def _build(config: Settings, place: Instance, pinboard: bpffs.Hold) -> Walls:
         for role, cgroup in role_cgroups.items():
             loaded.assign(cgroup.id(), role)
         loaded.allow(Role.WATCHER, "", config.metrics.port, direction=Side.FROM_LOCAL)
+        site = siteprobes.load(Path(config.paths.probes), place)
         role_cgroups[Role.SUPERVISOR].add(0)
         place.root.delegate()
         bounds.limit(role_cgroups[Role.TRAINER], config.trainer)
@@ -150,7 +153,7 @@ def _build(config: Settings, place: Instance, pinboard: bpffs.Hold) -> Walls:
         loaded.remove()
         raise
     credit = granting.Granting(loaded.grant, loaded.credit)
-    return Walls(config, place, loaded, port, pinboard, no_swap, credit)
+    return Walls(config, place, loaded, port, pinboard, no_swap, credit, site)
 
 
 def settle(walls: Walls | None, report: Mapping[str, Any], before: Accounts, after: Accounts) -> None:
@@ -192,8 +195,9 @@ def _require_all(loaded: Probes) -> None:
         )
 
 
-def watcher_document(config: Settings, numbers: Mapping[str, int]) -> dict[str, Any]:
+def watcher_document(standing: Walls, numbers: Mapping[str, int]) -> dict[str, Any]:
     """What the watcher is told: its name and mode, and under which number it finds each descriptor."""
+    config = standing.config
     maps: dict[str, int] = {}
     files: dict[str, int] = {}
     groups: dict[str, dict[str, int]] = {}
@@ -213,6 +217,8 @@ def watcher_document(config: Settings, numbers: Mapping[str, int]) -> dict[str, 
         "listen_fd": numbers["listen"],
         "files": files,
         "features": kernel_features(),
+        "loader": standing.probes.loader,
+        "site": standing.site.document(numbers),
         "canary_interval_seconds": config.canary.interval_seconds,
     }
 

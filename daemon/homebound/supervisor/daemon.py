@@ -114,9 +114,9 @@ class Supervisor:
 
     def _start_watcher(self) -> None:
         assert self.walls is not None
-        fds = self.walls.watched()
+        standing, fds = self.walls, self.walls.watched()
         try:
-            member = self.roster.start_watcher(fds, lambda at: walls.watcher_document(self.config, at))
+            member = self.roster.start_watcher(fds, lambda at: walls.watcher_document(standing, at))
         finally:
             for fd in fds.values():
                 os.close(fd)

@@ -126,6 +126,8 @@ def compose(daemon: Supervisor) -> dict[str, Any]:
         "roles": {role.label: _role(daemon, role, traffic, denied) for role in SHOWN_ROLES},
         "walls": walls(daemon),
         "programs": [vars(state) for state in daemon.walls.probes.programs()] if daemon.walls else [],
+        "loader": daemon.walls.probes.loader if daemon.walls else "",
+        "site_probes": list(daemon.walls.site.states) if daemon.walls else [],
         "released": {"updates": books.released, "payload_bytes": books.released_bytes},
         "tasks": [_task(task) for task in books.tasks],
         "refused": dict(books.refused),

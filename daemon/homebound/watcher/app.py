@@ -4,8 +4,8 @@
 A process without any right of its own: maps, cgroup files, the listening socket and the link to the
 supervisor are handed-over descriptors. It sees no data. If the supervisor is gone it ends the trainer
 and itself. May import: books.accounts, control, watcher.endpoint, errors, events, metrics, watcher.page,
-watcher.policy, watcher.readings,
-watcher.sightings, books.spending, kernel.maps, kernel.usage.
+watcher.policy, watcher.readings, watcher.siteprobes, watcher.sightings, books.spending,
+kernel.maps, kernel.usage.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from homebound.errors import InternalError
 from homebound.events import Event
 from homebound.kernel.usage import OpenFiles
 from homebound.metrics import REASONS, STARTED, WALLS, Metrics
-from homebound.watcher import page, policy, readings
+from homebound.watcher import page, policy, readings, siteprobes
 from homebound.watcher.policy import Action, CanaryResult, Observation, Verdict
 from homebound.watcher.sightings import Sightings
 
@@ -70,6 +70,8 @@ class Handed:
     features: Mapping[str, bool] = field(default_factory=dict)
     revision: str = ""
     canary_interval_seconds: float = 0.0
+    loader: str = ""
+    site: Mapping[str, Any] = field(default_factory=dict)
 
 
 def parse(text: str) -> Handed:
@@ -127,8 +129,17 @@ class Watcher:
         self._metrics.set("homebound_build_info", 1, __version__, handed.revision)
         self._metrics.set("homebound_enforce", handed.mode == "enforce")
         self._metrics.set("homebound_canary_interval_seconds", handed.canary_interval_seconds)
+        if handed.loader:
+            self._metrics.set("homebound_bpf_loader_info", 1, handed.loader)
+        self._metrics.set("homebound_site_series_cut", handed.site.get("cut", 0))
+        for probe, loaded in handed.site.get("loaded", {}).items():
+            self._metrics.set("homebound_site_probe_loaded", loaded, probe)
+        registry.register(siteprobes.Collector(siteprobes.sources(handed.site), self._missed))
         for feature, there in handed.features.items():
             self._metrics.set("homebound_kernel_feature", bool(there), feature)
+
+    def _missed(self) -> None:
+        self._metrics.add("homebound_collect_errors_total")
 
     def healthy(self) -> bool:
         """Whether the main loop turns. Called from the server's threads."""
