@@ -54,7 +54,7 @@ BRANCHES = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.Match)
 H = "daemon/homebound/"
 # Where a third-party (or a sharp standard) module may be imported. Tests are free; the rest is refused.
 PLACES: dict[str, tuple[str, ...]] = {
-    "annotated_types": (f"{H}settings.py", f"{H}config/reference.py"),
+    "annotated_types": (f"{H}settings.py", f"{H}valuekinds.py", f"{H}config/reference.py"),
     "bcc": (f"{H}kernel/",),
     "click": (f"{H}cli/", f"{H}gateway/identity.py"),  # Flower's builder raises click's errors
     "cryptography": (f"{H}gateway/", f"{H}books/signing.py", f"{H}demo/"),
@@ -84,8 +84,10 @@ OURS: dict[str, frozenset[str]] = {
     f"{H}errors.py": frozenset(),
     **{
         f"{H}{leaf}.py": frozenset({"errors"})
-        for leaf in ("settings", "events", "channel", "records", "control", "metrics", "journal")
+        for leaf in ("events", "channel", "records", "control", "metrics", "journal")
     },
+    f"{H}settings.py": frozenset({"valuekinds"}),
+    f"{H}valuekinds.py": frozenset(),
     f"{H}watcher/policy.py": frozenset({"errors", "events"}),
     f"{H}books/accounts.py": frozenset({"errors", "events"}),
     f"{H}recorddict.py": frozenset({"errors", "records"}),
@@ -120,7 +122,8 @@ def spdx(name: str, text: str) -> list[str]:
         return []
     lines = text.splitlines()
     first = lines[1] if lines[0].startswith("#!") and len(lines) > 1 else lines[0]
-    wanted = DUAL if name.startswith("bpf/") else APACHE
+    # What the kernel loads has to be under a licence that it knows.
+    wanted = DUAL if name.startswith(("bpf/", "examples/probes/")) and not name.endswith(".py") else APACHE
     return [] if first.endswith(wanted) else [f"{name}:1: first line is not {wanted}"]
 
 

@@ -24,8 +24,8 @@ int told(struct bpf_sock_ops *connection)
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
 		// Before the first segment, so that one that is lost counts, too.
-		bpf_sock_ops_cb_flags_set(connection, BPF_SOCK_OPS_RETRANS_CB_FLAG |
-							      BPF_SOCK_OPS_RTO_CB_FLAG);
+		bpf_sock_ops_cb_flags_set(connection,
+					  BPF_SOCK_OPS_RETRANS_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG);
 		break;
 	case BPF_SOCK_OPS_RETRANS_CB:
 		add(SEGMENTS, connection->args[1]);

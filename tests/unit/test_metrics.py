@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from homebound import events, records, settings
+from homebound import events, records, valuekinds
 from homebound.metrics import (
     BY_NAME,
     KINDS,
@@ -87,7 +87,7 @@ def test_sets_are_those_of_their_owners() -> None:
     assert set(KINDS) == {kind.label for kind in events.Kind}
     assert set(PROGRAMS) == {program.bpf_name for program in events.Program}
     assert set(REASONS) == {code.value for code in records.RefusalCode}
-    assert set(WALLS) >= set(get_args(settings.Wall))
+    assert set(WALLS) >= set(get_args(valuekinds.Wall))
     assert {role.label for role in policy.WATCHED} < set(ROLES)
 
 

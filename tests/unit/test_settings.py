@@ -13,7 +13,7 @@ from annotated_types import Predicate
 from hypothesis import given
 from hypothesis import strategies as st
 
-from homebound import settings
+from homebound import valuekinds
 from homebound.config.reference import declarations
 from homebound.settings import (
     AppSettings,
@@ -23,10 +23,10 @@ from homebound.settings import (
     MetricsSettings,
     Settings,
     TrainerSettings,
-    endpoint,
     from_json,
     to_json,
 )
+from homebound.valuekinds import endpoint
 
 
 def make(**changes: Any) -> Settings:
@@ -121,7 +121,7 @@ def test_host_and_port_of_the_federation() -> None:
     ],
 )
 def test_paths(text: str, good: bool) -> None:
-    assert settings.is_path(text) is good
+    assert valuekinds.is_path(text) is good
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_paths(text: str, good: bool) -> None:
      ("fe80::1%eth0", False), ("192.0.2.1:80", False), ("localhost", False), ("", False)],
 )  # fmt: skip
 def test_addresses(text: str, good: bool) -> None:
-    assert settings.is_address(text) is good
+    assert valuekinds.is_address(text) is good
 
 
 def predicates(annotation: Any) -> list[Predicate]:
@@ -145,7 +145,7 @@ def test_every_setting_says_what_it_is(entry: Any) -> None:
     assert entry.help.endswith(".")
     assert entry.required == (entry.example is not None)
     for predicate in predicates(entry.annotation):
-        assert predicate.func.__name__ in settings.PREDICATE_FORMS
+        assert predicate.func.__name__ in valuekinds.PREDICATE_FORMS
         assert predicate.func(entry.example if entry.required else entry.default)
 
 

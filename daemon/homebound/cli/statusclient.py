@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from homebound.errors import HomeboundError, NotRunning, PermissionMissing, ServiceUnavailable, UsageError
-from homebound.settings import PathsSettings, Settings, is_name
+from homebound.settings import PathsSettings, Settings
+from homebound.valuekinds import is_name
 
 SCHEMA = 1
 TIMEOUT_SECONDS = 5.0

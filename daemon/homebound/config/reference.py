@@ -19,7 +19,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from annotated_types import Ge, Gt, Le, Predicate
 
-from homebound.settings import PREDICATE_FORMS, Settings, sections
+from homebound.settings import Settings, sections
+from homebound.valuekinds import PREDICATE_FORMS
 
 WIDTH = 100
 INTRODUCTION = """\
