@@ -49,6 +49,7 @@ def build() -> dashboard.Dashboard:
         ("Refusals", _refusals()),
         ("Rounds", (*hostwork.rounds(), *hostwork.budget())),
         ("Resources", hostwork.resources()),
+        ("Processes", hostwork.processes()),
         ("Watching", (*hostwork.watching(), *hostwork.whole())),
     ):
         made.with_row(dashboard.Row(title))

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from dashboards.panels import BAD_FROM_ONE, HERE, RANGE, YES_NO, Panel, Query, bars, grown, lines, rows, speed
+from dashboards.panels import HERE, RANGE, YES_NO, Panel, Query, bars, grown, lines, rows, speed
 
 
 def rounds() -> Iterator[Any]:
@@ -101,6 +101,27 @@ def resources() -> Iterator[Any]:
     )
 
 
+def processes() -> Iterator[Any]:
+    """What the trainer's processes did."""
+    yield lines(
+        Panel(
+            "Processes of the trainer",
+            "Began, became another program, ended; and of those that ended, by a signal or the OOM killer. "
+            "Empty where the kernel does not take hb_process_fork, hb_process_exec and hb_process_exit.",
+            "short",
+            (Query(grown("homebound_trainer_processes_total", "what"), "{{what}}"),),
+        )
+    )
+    yield lines(
+        Panel(
+            "Largest process of the trainer",
+            "Most memory that one process held, of those that ended since the daemon started.",
+            "bytes",
+            (Query(f"max(homebound_trainer_process_peak_memory_bytes{{{HERE}}})", "peak"),),
+        )
+    )
+
+
 def watching() -> Iterator[Any]:
     """What watching costs."""
     run = "homebound_bpf_program_run_seconds_total"
@@ -144,18 +165,18 @@ def whole() -> Iterator[Any]:
     """Whether programs and walls are all there."""
     yield rows(
         Panel(
-            "Programs and their losses",
-            "Whether each BPF program is attached, and events of it that found no room in the time shown.",
+            "Programs",
+            "Whether each BPF program is attached, and the share of one processor that it takes.",
             "short",
             (
                 Query(f"min by (program) (homebound_bpf_program_attached{{{HERE}}})", ""),
-                Query(grown("homebound_events_lost_total", "program", window=RANGE), ""),
+                Query(speed("homebound_bpf_program_run_seconds_total", "program", window=RANGE), ""),
             ),
         ),
         key="program",
-        columns={"program": "program", "Value #A": "attached", "Value #B": "lost"},
-        worst="lost",
-        looks={"attached": Query("", "", words=YES_NO), "lost": Query("", "", "short", steps=BAD_FROM_ONE)},
+        columns={"program": "program", "Value #A": "attached", "Value #B": "share"},
+        worst="share",
+        looks={"attached": Query("", "", words=YES_NO), "share": Query("", "", "percentunit")},
     )
     yield rows(
         Panel(

@@ -73,6 +73,7 @@
 	(bpf_map_update_elem)(HB_FD(MAP), (void *)(KEY), (void *)(VALUE), FLAGS)
 #define bpf_map_delete_elem(MAP, ...) (bpf_map_delete_elem)(HB_FD(MAP), (void *)__VA_ARGS__)
 #define bpf_ringbuf_output(MAP, ...) (bpf_ringbuf_output)(HB_FD(MAP), __VA_ARGS__)
+#define bpf_ringbuf_query(MAP, ...) (bpf_ringbuf_query)(HB_FD(MAP), __VA_ARGS__)
 #define bpf_ringbuf_reserve(MAP, ...) (bpf_ringbuf_reserve)(HB_FD(MAP), __VA_ARGS__)
 #define bpf_sk_storage_get(MAP, ...) (bpf_sk_storage_get)(HB_FD(MAP), __VA_ARGS__)
 #define bpf_task_storage_get(MAP, ...) (bpf_task_storage_get)(HB_FD(MAP), __VA_ARGS__)

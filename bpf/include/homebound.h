@@ -46,13 +46,24 @@ enum hb_rule {
 	HB_RULE_NAMESPACE = 33,
 	HB_RULE_TRACE = 34,
 	HB_RULE_KERNEL = 35,
-	HB_RULES_MAX = 64, // room for growth; 8 roles x 64 rules x 8 bytes = 4 KiB a CPU
+	HB_RULE_CGROUP = 36, // out of a role's cgroup or into it; nothing refuses that
+	HB_RULES_MAX = 64,   // room for growth; 8 roles x 64 rules x 8 bytes = 4 KiB a CPU
 };
 
 enum hb_kind {
 	HB_KIND_DENIED = 10,
 	HB_KIND_CANARY = 20,
 	HB_KIND_ROLE_EXIT = 30,
+	HB_KIND_ATTEMPT = 31,      // as DENIED, but nothing refused it
+	HB_KIND_PROCESS_FORK = 32, // detail: the new process
+	HB_KIND_PROCESS_EXEC = 33, // detail: the thread that called
+	HB_KIND_PROCESS_EXIT = 34, // result: as wait(2) gives it; detail: most bytes in memory
+};
+
+enum hb_flag {
+	HB_FLAG_OOM = 1,     // ended by the OOM killer
+	HB_FLAG_LEFT = 2,    // moved out of its role
+	HB_FLAG_ENTERED = 4, // moved into a role
 };
 
 // Cells of the credit map: bytes of stream granted since load by one writer each, and what was used of them.
@@ -75,6 +86,10 @@ enum hb_program {
 	HB_PROGRAM_EGRESS = 5,
 	HB_PROGRAM_INGRESS = 6,
 	HB_PROGRAM_SYSCALL_EXIT = 7,
+	HB_PROGRAM_PROCESS_FORK = 8,
+	HB_PROGRAM_PROCESS_EXEC = 9,
+	HB_PROGRAM_PROCESS_EXIT = 10,
+	HB_PROGRAM_PROCESS_MOVE = 11,
 	HB_PROGRAMS_MAX = 64,
 };
 
@@ -183,6 +198,19 @@ struct hb_event {
 	// Socket: type | protocol << 32. Packet: bytes. socket(2) seen at its return: type | protocol << 32,
 	// with the flags in the type. Another system call: its first argument, or the open or clone flags.
 	__u64 detail;
+	__u32 flags; // enum hb_flag
+	__u32 area;  // not used yet
+};
+
+// Value of the processes map: what a role's processes did since load.
+struct hb_processes {
+	__u64 forks;
+	__u64 threads;
+	__u64 execs;
+	__u64 exits;
+	__u64 killed; // of the exits: by a signal
+	__u64 oom_kills;
+	__u64 peak_bytes; // most that one process had in memory; the largest, not the sum, of all CPUs counts
 };
 
 // Cells of the traffic map.

@@ -8,6 +8,8 @@
 #include "dialect.bpf.h"
 #include "homebound.h"
 
+#define HB_EVENTS_BYTES (256 * 1024)
+
 HB_SETTINGS
 
 // One device has seven roles; the rest is room for a restart that hands over.
@@ -24,11 +26,14 @@ HB_MAP(traffic, PERCPU_ARRAY, HB_TRAFFIC_MAX, 0, __u32, struct hb_traffic);
 // key: role * HB_RULES_MAX + rule
 HB_MAP(denied, PERCPU_ARRAY, HB_ROLES_MAX *HB_RULES_MAX, 0, __u32, __u64);
 
+// What was seen and not refused, laid out as denied.
+HB_MAP(attempts, PERCPU_ARRAY, HB_ROLES_MAX *HB_RULES_MAX, 0, __u32, __u64);
+
 // key: enum hb_program
 HB_MAP(program_state, PERCPU_ARRAY, HB_PROGRAMS_MAX, 0, __u32, struct hb_program_state);
 
-// 88 bytes an event with its header: room for 2978 denials before the reader comes round.
-HB_RING(events, 256 * 1024);
+// 96 bytes an event with its header: room for 2730 denials before the reader comes round.
+HB_RING(events, HB_EVENTS_BYTES);
 
 // key: system call number on this architecture; value: HB_SYSCALL_RULE, HB_SYSCALL_SHAPE
 HB_MAP(syscall_rule, ARRAY, HB_SYSCALLS_MAX, 0, __u32, __u32);

@@ -27,12 +27,26 @@ static __always_inline void hb_count_denied(__u32 program, __u32 role, __u32 rul
 		hb_count_failure(program);
 }
 
-static __always_inline void hb_send(struct hb_event *event)
+static __always_inline void hb_count_attempt(__u32 program, __u32 role, __u32 rule)
+{
+	__u32 index = (role & (HB_ROLES_MAX - 1)) * HB_RULES_MAX + rule;
+	__u64 *count = bpf_map_lookup_elem(&attempts, &index);
+
+	if (count)
+		__sync_fetch_and_add(count, 1);
+	else
+		hb_count_failure(program);
+}
+
+// ``room``: bytes that may wait in the ring buffer already.
+static __always_inline void hb_send_into(struct hb_event *event, __u64 room)
 {
 	__u32 program = event->program;
 	struct hb_program_state *state = bpf_map_lookup_elem(&program_state, &program);
-	long failed = bpf_ringbuf_output(&events, event, sizeof(*event), 0);
+	long failed = 1;
 
+	if (room >= HB_EVENTS_BYTES || bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) <= room)
+		failed = bpf_ringbuf_output(&events, event, sizeof(*event), 0);
 	if (!state)
 		return;
 	__sync_fetch_and_add(&state->made, 1);
@@ -40,19 +54,37 @@ static __always_inline void hb_send(struct hb_event *event)
 		__sync_fetch_and_add(&state->lost, 1);
 }
 
+static __always_inline void hb_send(struct hb_event *event)
+{
+	hb_send_into(event, HB_EVENTS_BYTES);
+}
+
+// For what is no denial: half of the ring buffer is kept free of it, so that no flood of forks takes the room
+// of the one event that explains a violation.
+static __always_inline void hb_send_trace(struct hb_event *event)
+{
+	hb_send_into(event, HB_EVENTS_BYTES / 2);
+}
+
 // Starts an event: all that does not depend on who is behind it. The struct has no hidden padding.
-static __always_inline void hb_begin_denied(struct hb_event *event, __u32 program, __u32 role,
-					    __u32 rule)
+static __always_inline void hb_begin(struct hb_event *event, __u32 kind, __u32 program, __u32 role,
+				     __u32 rule)
 {
 	__builtin_memset(event, 0, sizeof(*event));
 	event->version = HB_VERSION;
-	event->kind = HB_KIND_DENIED;
+	event->kind = kind;
 	event->size = sizeof(*event);
 	event->role = role;
 	event->rule = rule;
 	event->time_ns = bpf_ktime_get_ns();
 	event->syscall = -1;
 	event->program = program;
+}
+
+static __always_inline void hb_begin_denied(struct hb_event *event, __u32 program, __u32 role,
+					    __u32 rule)
+{
+	hb_begin(event, HB_KIND_DENIED, program, role, rule);
 }
 
 static __always_inline void hb_name_current(struct hb_event *event)

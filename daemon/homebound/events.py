@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kernel records as Python values: the mirror of bpf/include/homebound.h, and nothing that touches a kernel.
 
-Numbers are enums, structs are ctypes structures, what the rest of homebound sees are frozen dataclasses.
-tests/kernel/test_layout.py compares all of it with the header through BTF.
-Pure: no file, no clock, no kernel. Imports nothing of ours.
+Numbers are enums, structs are ctypes structures (structs.py), what the rest of homebound sees are frozen
+dataclasses. tests/kernel/test_layout.py compares all of it with the header through BTF.
+Pure: no file, no clock, no kernel. May import: structs.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import ctypes
 import enum
 import socket
 from dataclasses import dataclass
+
+from homebound.structs import EventRecord
 
 VERSION = 2
 ROLES_MAX = 8
@@ -68,6 +70,7 @@ class Rule(_Label, enum.IntEnum):
     NAMESPACE = 33
     TRACE = 34
     KERNEL = 35
+    CGROUP = 36
 
 
 class Credit(_Label, enum.IntEnum):
@@ -82,11 +85,29 @@ CREDIT_MAX = 4
 
 
 class Kind(_Label, enum.IntEnum):
-    """What an event tells. CANARY and ROLE_EXIT are numbers kept for user space; no program makes them."""
+    """What an event tells. ATTEMPT: as DENIED, but nothing refused it. CANARY and ROLE_EXIT are numbers kept
+    for user space; no program makes them."""
 
     DENIED = 10
     CANARY = 20
     ROLE_EXIT = 30
+    ATTEMPT = 31
+    PROCESS_FORK = 32
+    PROCESS_EXEC = 33
+    PROCESS_EXIT = 34
+
+
+class Flag(enum.IntFlag):
+    """What else an event says. OOM: ended by the OOM killer. LEFT, ENTERED: moved out of or into a role."""
+
+    OOM = 1
+    LEFT = 2
+    ENTERED = 4
+
+
+# Kinds that programs make, and those of them that name a rule.
+AGAINST_A_RULE = frozenset({Kind.DENIED, Kind.ATTEMPT})
+MADE = AGAINST_A_RULE | {Kind.PROCESS_FORK, Kind.PROCESS_EXEC, Kind.PROCESS_EXIT}
 
 
 class Program(_Label, enum.IntEnum):
@@ -100,6 +121,10 @@ class Program(_Label, enum.IntEnum):
     EGRESS = 5
     INGRESS = 6
     SYSCALL_EXIT = 7
+    PROCESS_FORK = 8
+    PROCESS_EXEC = 9
+    PROCESS_EXIT = 10
+    PROCESS_MOVE = 11
 
     @property
     def bpf_name(self) -> str:
@@ -111,6 +136,8 @@ class Program(_Label, enum.IntEnum):
         return self in _REQUIRED
 
 
+# Programs whose events describe what is against no rule.
+ACTIVITY = frozenset({Program.PROCESS_FORK, Program.PROCESS_EXEC, Program.PROCESS_EXIT})
 _REQUIRED = frozenset(
     {
         Program.SOCK_CREATE,
@@ -176,76 +203,6 @@ class Shape(_Label, enum.IntEnum):
     DESCRIPTOR = 8
 
 
-_U8, _U16, _U32, _U64, _S32 = (
-    ctypes.c_uint8,
-    ctypes.c_uint16,
-    ctypes.c_uint32,
-    ctypes.c_uint64,
-    ctypes.c_int32,
-)
-
-
-class SettingsRecord(ctypes.Structure):
-    """struct hb_settings"""
-
-    _fields_ = (("role_level", _U32), ("enforce", _U32), ("allowance_rate", _U32), ("allowance_burst", _U32))
-
-
-class EndpointRecord(ctypes.Structure):
-    """struct hb_endpoint"""
-
-    _fields_ = (
-        ("role", _U32),
-        ("port", _U16),
-        ("protocol", _U8),
-        ("direction", _U8),
-        ("address", _U8 * 16),
-    )
-
-
-class TrafficRecord(ctypes.Structure):
-    """struct hb_traffic"""
-
-    _fields_ = (("packets", _U64), ("bytes", _U64), ("stream_bytes", _U64))
-
-
-class ProgramStateRecord(ctypes.Structure):
-    """struct hb_program_state"""
-
-    _fields_ = (("made", _U64), ("lost", _U64), ("failed_lookups", _U64))
-
-
-class StreamRecord(ctypes.Structure):
-    """struct hb_stream"""
-
-    _fields_ = (("next_sequence", _U32),)
-
-
-class EventRecord(ctypes.Structure):
-    """struct hb_event"""
-
-    _fields_ = (
-        ("version", _U16),
-        ("error", _U16),
-        ("kind", _U16),
-        ("size", _U16),
-        ("role", _U32),
-        ("rule", _U32),
-        ("time_ns", _U64),
-        ("cgroup", _U64),
-        ("pid", _U32),
-        ("tid", _U32),
-        ("family", _U8),
-        ("protocol", _U8),
-        ("port", _U16),
-        ("address", _U8 * 16),
-        ("syscall", _S32),
-        ("result", _S32),
-        ("program", _U32),
-        ("detail", _U64),
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class TrafficKey:
     """One cell of the traffic counters."""
@@ -276,13 +233,28 @@ class ProgramCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class Processes:
+    """What a role's processes did since load. ``killed``: exits by a signal. ``peak_bytes``: the most that
+    one of those that ended had in memory."""
+
+    forks: int
+    threads: int
+    execs: int
+    exits: int
+    killed: int
+    oom_kills: int
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
-    """Something was denied. ``address`` is "" where there is none; ``time_ns`` is CLOCK_MONOTONIC;
-    ``error`` is the errno of a helper that failed while the event was made, else 0."""
+    """Something was denied, or done. ``address`` is "" where there is none; ``time_ns`` is CLOCK_MONOTONIC;
+    ``error`` is the errno of a helper that failed while the event was made, else 0; ``rule`` is None for what
+    is against none."""
 
     kind: Kind
     role: Role
-    rule: Rule
+    rule: Rule | None
     program: Program
     time_ns: int
     cgroup: int
@@ -296,6 +268,7 @@ class Event:
     result: int
     detail: int
     error: int
+    flags: int = 0
 
 
 class Flaw(_Label, enum.Enum):
@@ -344,15 +317,17 @@ def decode(record: bytes) -> Event | Flaw:
         return Flaw.VERSION
     if not ctypes.sizeof(EventRecord) <= raw.size <= len(record):
         return Flaw.SIZE
-    if raw.kind != Kind.DENIED:
+    if raw.kind not in MADE:
         return Flaw.KIND
+    against = raw.kind in AGAINST_A_RULE
     try:
-        role, rule, program = Role(raw.role), Rule(raw.rule), Program(raw.program)
+        role, program, flags = Role(raw.role), Program(raw.program), raw.flags
+        rule = Rule(raw.rule) if against else None
     except ValueError:
         return Flaw.VALUE
-    named = Rule.CONNECT4 <= rule <= Rule.CREDIT
+    named = rule is not None and Rule.CONNECT4 <= rule <= Rule.CREDIT
     return Event(
-        kind=Kind.DENIED,
+        kind=Kind(raw.kind),
         role=role,
         rule=rule,
         program=program,
@@ -368,4 +343,5 @@ def decode(record: bytes) -> Event | Flaw:
         result=raw.result,
         detail=raw.detail,
         error=raw.error,
+        flags=flags,
     )

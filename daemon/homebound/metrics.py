@@ -40,7 +40,7 @@ RULES = (
     *PROGRAM_RULES,
     "socket_stream", "socket_datagram", "socket_raw", "socket_packet", "socket_vsock", "socket_unix",
     "socket_netlink", "socket_other",
-    "io_uring", "file_outside", "foreign_fd", "namespace", "trace", "kernel",
+    "io_uring", "file_outside", "foreign_fd", "namespace", "trace", "kernel", "cgroup",
 )  # fmt: skip
 # Rules that are about sums and trials, not about one call.
 POLICY_RULES = (
@@ -50,9 +50,9 @@ REQUIRED_PROGRAMS = (
     "hb_sock_create", "hb_connect4", "hb_connect6", "hb_sendmsg4", "hb_sendmsg6", "hb_egress", "hb_ingress",
     "hb_syscall_exit",
 )  # fmt: skip
-WANTED_PROGRAMS: tuple[str, ...] = ()
+WANTED_PROGRAMS = ("hb_process_fork", "hb_process_exec", "hb_process_exit", "hb_process_move")
 PROGRAMS = (*REQUIRED_PROGRAMS, *WANTED_PROGRAMS)
-KINDS = ("denied", "canary", "role_exit")
+KINDS = ("denied", "canary", "role_exit", "attempt", "process_fork", "process_exec", "process_exit")
 WALLS = (
     "namespaces", "seccomp", "landlock", "cgroup-bpf", "users", "no-inherited-fd", "no-core-dump", "no-swap",
 )  # fmt: skip
@@ -60,6 +60,8 @@ REASONS = (
     "app_failed", "app_not_loaded", "timeout", "trainer_died", "malformed", "schema", "not_finite",
     "too_large", "metric_not_allowed", "too_few_examples", "imprint", "not_approved", "budget", "ledger",
 )  # fmt: skip
+PROCESS_STEPS = ("fork", "exec", "exit", "killed", "oom_kill")
+STREAMS = ("refusals", "activity")
 RESOURCES = ("cpu", "memory", "io")
 SCOPES = ("run", "all")
 
@@ -70,7 +72,7 @@ ROUND_BUCKETS = (1.0, 5.0, 15.0, 60.0, 150.0, 300.0, 600.0)
 
 Combination = tuple[str, ...]
 # Who fills a metric: this process as things happen, or a reader that is asked at each scrape.
-Source = Literal["counted", "traffic", "denied", "programs", "usage", "collect"]
+Source = Literal["counted", "traffic", "denied", "processes", "programs", "usage", "collect"]
 # Metric name -> label values -> value; None is for what nobody knows and leaves a gap.
 Readings = Mapping[str, Mapping[Combination, float | None]]
 Reader = Callable[[], Readings]
@@ -92,6 +94,24 @@ class Metric:
 
 def _each(*sets: Iterable[str]) -> tuple[Combination, ...]:
     return tuple(itertools.product(*sets))
+
+
+# A violation's rule is told less finely than a refusal's, for the sake of fewer series: four rare kinds of
+# socket are one. Status and events have the rule itself.
+RARE_SOCKETS = ("socket_raw", "socket_packet", "socket_vsock", "socket_netlink")
+# Rules that a role cannot break: who has a network is refused no packet, and only the gateway needs credit.
+NEVER_BROKEN = (
+    ("watcher", "ingress"), ("gateway", "ingress"), ("watcher", "credit"), ("trainer", "credit"),
+    ("guard", "credit"),
+)  # fmt: skip
+VIOLATIONS = tuple(
+    pair for pair in _each(STARTED, RULES) if pair[1] not in RARE_SOCKETS and pair not in NEVER_BROKEN
+)
+
+
+def violation_rule(rule: str) -> str:
+    """The rule under which a violation is counted."""
+    return "socket_other" if rule in RARE_SOCKETS else rule
 
 
 METRICS = (
@@ -135,11 +155,22 @@ METRICS = (
         source="programs",
     ),
     Metric(
-        "homebound_events_lost_total", "counter", "Events that found no room in the ring buffer.",
-        ("program",), _each(PROGRAMS), "programs",
+        "homebound_events_lost_total", "counter",
+        "Events that found no room in the ring buffer: of refusals, or of what is against no rule.",
+        ("stream",), _each(STREAMS), "programs",
     ),
     Metric(
         "homebound_events_total", "counter", "Events taken from the ring buffer.", ("kind",), _each(KINDS)
+    ),
+    Metric(
+        "homebound_trainer_processes_total", "counter",
+        "What processes of the trainer did: began, became another program, ended, and of the last, by a "
+        "signal or by the OOM killer.",
+        ("what",), _each(PROCESS_STEPS), "processes",
+    ),
+    Metric(
+        "homebound_trainer_process_peak_memory_bytes", "gauge",
+        "Most memory that one process of the trainer held, of those that ended.", source="processes",
     ),
     Metric("homebound_events_undecoded_total", "counter", "Events of a version or kind not known here."),
     Metric("homebound_bpf_loader_info", "gauge", "Who loaded the BPF programs; always 1.", ("loader",), ()),
@@ -168,7 +199,7 @@ METRICS = (
     Metric(
         "homebound_violations_total", "counter",
         "Verdicts other than allow; a role's rule transmit, unaccounted or canary is about sums and trials.",
-        ("role", "rule"), _each(STARTED, RULES) + POLICY_RULES,
+        ("role", "rule"), VIOLATIONS + POLICY_RULES,
     ),
     Metric(
         "homebound_transmit_unaccounted_bytes_total", "counter",

@@ -20,7 +20,7 @@ from homebound.events import Role
 from homebound.kernel import features, maps
 from homebound.kernel.job import Loader
 from homebound.kernel.probes import Probes
-from kernel.rig import Device, remove_cgroup
+from kernel.rig import Device, remove_cgroup, unattached
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 OBJECTS = ROOT / "daemon/homebound/bpf_objects"
@@ -99,7 +99,7 @@ def make_device(objects: Path, bpf_file_system: Path, device_cgroup: Path, how: 
                 probes.assign((device_cgroup / role.label).stat().st_ino, role)
         device = Device(device_cgroup, pins, probes, maps.EventStream(probes.map_fd("events")))
         made.append(device)
-        assert [state for state in probes.programs() if not state.attached] == []
+        assert unattached(probes) == {}
         return device
 
     try:

@@ -25,6 +25,7 @@ from typing import Any
 
 from homebound.events import Event, Role, Rule, Traffic, TrafficKey
 from homebound.kernel import maps
+from homebound.kernel.bccload import TYPES_WANTED
 from homebound.kernel.probes import Probes
 
 CLONE_NEWNET = 0x40000000
@@ -130,7 +131,17 @@ class Device:
 
     def told(self) -> dict[tuple[Role, Rule], int]:
         """The same as counts, in the form of ``denied``."""
-        return dict(Counter((event.role, event.rule) for event in self.events()))
+        events = self.events()
+        return dict(Counter((event.role, event.rule) for event in events if event.rule is not None))
+
+
+def unattached(probes: Probes) -> dict[str, str]:
+    """The reason of each program that is not attached, but for those that bcc cannot compile right."""
+    return {
+        state.name: state.reason
+        for state in probes.programs()
+        if not state.attached and (probes.loader, state.reason) != ("bcc", TYPES_WANTED)
+    }
 
 
 def remove_cgroup(root: Path) -> None:

@@ -13,22 +13,24 @@ from typing import Any
 
 import pytest
 
-from homebound import events
+from homebound import events, structs
 
 STRUCTS: dict[str, type[ctypes.Structure]] = {
-    "hb_settings": events.SettingsRecord,
-    "hb_endpoint": events.EndpointRecord,
-    "hb_traffic": events.TrafficRecord,
-    "hb_program_state": events.ProgramStateRecord,
-    "hb_stream": events.StreamRecord,
-    "hb_event": events.EventRecord,
+    "hb_settings": structs.SettingsRecord,
+    "hb_endpoint": structs.EndpointRecord,
+    "hb_traffic": structs.TrafficRecord,
+    "hb_program_state": structs.ProgramStateRecord,
+    "hb_stream": structs.StreamRecord,
+    "hb_processes": structs.ProcessesRecord,
+    "hb_event": structs.EventRecord,
 }
 # Python enum, prefix of the names in C, and the names in C that only bound a table.
-ENUMS: dict[str, tuple[type[enum.IntEnum], str, dict[str, int]]] = {
+ENUMS: dict[str, tuple[type[enum.IntEnum | enum.IntFlag], str, dict[str, int]]] = {
     "hb_role": (events.Role, "HB_ROLE_", {"HB_ROLES_MAX": events.ROLES_MAX}),
     "hb_rule": (events.Rule, "HB_RULE_", {"HB_RULES_MAX": events.RULES_MAX}),
     "hb_credit": (events.Credit, "HB_CREDIT_", {"HB_CREDIT_MAX": events.CREDIT_MAX}),
     "hb_kind": (events.Kind, "HB_KIND_", {}),
+    "hb_flag": (events.Flag, "HB_FLAG_", {}),
     "hb_program": (events.Program, "HB_PROGRAM_", {"HB_PROGRAMS_MAX": events.PROGRAMS_MAX}),
     "hb_direction": (events.Direction, "HB_", {}),
     "hb_family": (events.Family, "HB_", {}),
@@ -85,7 +87,7 @@ def test_enum_is_mirrored(types: dict[int, dict[str, Any]], name: str) -> None:
     """Every name and number, and no other."""
     mirror, prefix, bounds = ENUMS[name]
     kernel = {value["name"]: value["val"] for value in _named(types, "ENUM", name)["values"]}
-    assert {prefix + member.name: member.value for member in mirror} | bounds == kernel
+    assert {f"{prefix}{member.name}": member.value for member in mirror} | bounds == kernel
 
 
 def test_no_enum_is_forgotten(types: dict[int, dict[str, Any]]) -> None:

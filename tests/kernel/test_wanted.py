@@ -18,6 +18,7 @@ from homebound.kernel.job import Job, Loader
 from homebound.kernel.pins import LINKS
 from homebound.kernel.probes import OBJECTS, SHARED_MAPS, Probes
 from kernel.conftest import How
+from kernel.rig import unattached
 
 pytestmark = pytest.mark.root
 
@@ -96,6 +97,6 @@ def test_a_program_that_is_switched_off(
         state = states["hb_syscall_exit"]
         assert (state.attached, state.need, state.reason) == (False, "off", "off by a test")
         assert probes.missing(loaded.programs()) == []
-        assert [entry.name for entry in states.values() if not entry.attached] == ["hb_syscall_exit"]
+        assert list(unattached(loaded)) == ["hb_syscall_exit"]
     finally:
         loaded.remove()

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from homebound import events
-from homebound.events import Event, EventRecord, Flaw, Kind, Program, Role, Rule
+from homebound.events import Event, Flaw, Kind, Program, Role, Rule
+from homebound.structs import EventRecord
 
 SIZE = ctypes.sizeof(EventRecord)
 

@@ -24,6 +24,9 @@ from homebound.kernel.bcccompile import PROGRAM, DoesNotCompile
 from homebound.kernel.bytecode import SETTINGS_NUMBER, Code, Object
 
 SUFFIX = ".bpf.c"
+# What a file includes that reads the kernel's own structs: their layouts come from BTF, when libbpf loads.
+NEEDS_TYPES = '#include "include/task.bpf.h"'
+TYPES_WANTED = "reads structs of the kernel, which libbpf can do and bcc cannot"
 INCLUDE = "include"
 
 
@@ -113,14 +116,28 @@ def _attach(hook: hooks.Hook, program: int, cgroup: int, link_pin: Path, held: E
 def _compiled(order: Order) -> tuple[tuple[Object, ...], dict[str, str]]:
     """The objects, compiled or kept from an earlier load, and why programs of the others are not there."""
     kept = Path(order.compiled) if order.compiled else None
-    if kept and kept.exists():
-        return bytecode.from_json(kept.read_text()), {}
     sources = Path(order.sources)
-    paths = [sources / f"{name}{SUFFIX}" for name in order.objects]
+    paths, left_out = _without_types([sources / f"{name}{SUFFIX}" for name in order.objects])
+    left_out = {name: reason for name, reason in left_out.items() if name not in order.off}
+    if kept and kept.exists():
+        return bytecode.from_json(kept.read_text()), left_out
     objects, reasons = compile_all(paths, sources / INCLUDE)
     if kept and not reasons:
         kept.write_text(bytecode.to_json(objects))
-    return objects, reasons
+    return objects, reasons | left_out
+
+
+def _without_types(paths: Sequence[Path]) -> tuple[list[Path], dict[str, str]]:
+    """The files that bcc can compile right, and the reason of each program of the others."""
+    fit: list[Path] = []
+    reasons: dict[str, str] = {}
+    for path in paths:
+        text = path.read_text() if path.exists() else ""
+        if NEEDS_TYPES in text:
+            reasons |= dict.fromkeys((name for _, name in PROGRAM.findall(text)), TYPES_WANTED)
+        else:
+            fit.append(path)
+    return fit, reasons
 
 
 def compile_all(paths: Sequence[Path], include: Path) -> tuple[tuple[Object, ...], dict[str, str]]:

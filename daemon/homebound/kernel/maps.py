@@ -16,6 +16,7 @@ import select
 import sys
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -24,6 +25,7 @@ from homebound.events import (
     Event,
     Family,
     Flaw,
+    Processes,
     Program,
     ProgramCounts,
     Protocol,
@@ -79,6 +81,21 @@ def read_counts(fd: int, count: int) -> list[int]:
     return [cells.read(index)[0] for index in range(count)]
 
 
+def read_attempts(fd: int) -> Mapping[tuple[Role, Rule], int]:
+    """Every count of the map ``attempts``: what was seen and not refused."""
+    return read_denied(fd)
+
+
+def read_processes(fd: int) -> Mapping[Role, Processes]:
+    """Every cell of the map ``processes``. Counts are sums over the CPUs, the peak is the largest."""
+    cells = _Cells(fd)
+    found = {}
+    for role in Role:
+        counts = cells.read(role)
+        found[role] = replace(Processes(*counts), peak_bytes=cells.largest(len(counts) - 1))
+    return found
+
+
 class _Cells:
     """A per-CPU array of 64-bit words, read cell by cell and summed over the CPUs."""
 
@@ -92,6 +109,10 @@ class _Cells:
         if not bpf.lookup(self._fd, index.to_bytes(4, sys.byteorder), self._buffer):
             raise IndexError(f"the map has no cell {index}")
         return [sum(self._words[column :: self._width]) for column in range(self._width)]
+
+    def largest(self, column: int) -> int:
+        """The largest value of a column over the CPUs, of the cell that was read last."""
+        return max(self._words[column :: self._width])
 
 
 class EventStream:

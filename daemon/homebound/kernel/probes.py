@@ -4,7 +4,7 @@
 Everything a loader makes is pinned below one folder of the BPF file system (maps/, programs/, links/), so
 blocking outlives this process; Probes itself works on those pins alone, whoever made them. New programs are
 attached before those of an earlier run are removed: at no moment is there none.
-Needs root. May import: errors, events, kernel.
+Needs root. May import: errors, events, structs, kernel.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ from pathlib import Path
 from homebound.errors import HomeboundError, InternalError, PermissionMissing
 from homebound.events import (
     Credit,
-    EndpointRecord,
     Program,
     Role,
-    SettingsRecord,
     Side,
     address_bytes,
 )
@@ -31,6 +29,7 @@ from homebound.kernel import bpf, loading, syscalls
 from homebound.kernel import pins as folders
 from homebound.kernel.job import Job, Loader
 from homebound.kernel.pins import LINKS, MAPS, PROGRAMS
+from homebound.structs import EndpointRecord, SettingsRecord
 
 # The programs of each object file. The packet filter first: it holds for whatever the others let through.
 # Programs that only look on are in files of their own, so that none of them takes a wall with it.
@@ -44,6 +43,12 @@ OBJECTS: Mapping[str, tuple[Program, ...]] = {
         Program.SENDMSG6,
     ),
     "syscalls": (Program.SYSCALL_EXIT,),
+    "processes": (
+        Program.PROCESS_FORK,
+        Program.PROCESS_EXEC,
+        Program.PROCESS_EXIT,
+        Program.PROCESS_MOVE,
+    ),
 }
 SHARED_MAPS = (
     "role_by_cgroup",
@@ -55,6 +60,10 @@ SHARED_MAPS = (
     "syscall_rule",
     "credit",
     "refused_sockets",
+    "attempts",
+    "members",
+    "processes",
+    "armed",
 )
 REQUIRED, WANTED, OFF = "required", "wanted", "off"
 TCP = 6
@@ -159,6 +168,12 @@ class Probes:
         bpf.update(
             self.map_fd("role_by_cgroup"), bytes(ctypes.c_uint64(cgroup_id)), bytes(ctypes.c_uint32(role))
         )
+
+    def arm(self) -> None:
+        """From now on a move of a process out of a role or into one is an attempt, unless the supervisor
+        makes it. Before, the start makes moves of its own. Nothing happens where no program looks."""
+        if "armed" in self.maps:
+            bpf.update(self.map_fd("armed"), bytes(4), bytes(ctypes.c_uint32(1)))
 
     def unassign(self, cgroup_id: int) -> None:
         """Take the role back: what is left in the cgroup is denied everything."""

@@ -53,7 +53,7 @@ class KernelWatch:
         return [
             Denial(event.time_ns, event.rule)
             for event in self.events.poll(0)
-            if event.kind is Kind.DENIED and event.role is Role.CANARY
+            if event.kind is Kind.DENIED and event.role is Role.CANARY and event.rule is not None
         ]
 
 

@@ -30,7 +30,9 @@ from homebound.settings import Settings
 
 OBJECTS = Path(__file__).parents[1] / "bpf_objects"
 # What the watcher reads besides the ring buffer; it gets these maps and no others.
-COUNTER_MAPS = ("traffic", "denied", "program_state")
+COUNTER_MAPS = ("traffic", "denied", "attempts", "program_state")
+# What wanted programs count; missing where such a program does not load.
+TRACE_MAPS = ("processes",)
 # Roles whose use of processor, memory and disk is exported.
 WATCHED_ROLES = (Role.SUPERVISOR, Role.WATCHER, Role.TRAINER, Role.GUARD, Role.GATEWAY)
 
@@ -90,7 +92,8 @@ class Walls:
         The caller closes them. Counters are opened for reading only; a reader of the ring buffer has to
         write how far it read.
         """
-        fds = {f"map:{name}": self.probes.read_fd(name) for name in COUNTER_MAPS}
+        there = [name for name in TRACE_MAPS if name in self.probes.maps]
+        fds = {f"map:{name}": self.probes.read_fd(name) for name in (*COUNTER_MAPS, *there)}
         fds["map:events"] = os.dup(self.probes.map_fd("events"))
         fds |= self.port.descriptors()
         fds |= self.site.fds()
@@ -149,6 +152,7 @@ def _build(config: Settings, place: Instance, pinboard: bpffs.Hold) -> Walls:
         bounds.limit(role_cgroups[Role.TRAINER], config.trainer)
         no_swap = role_cgroups[Role.TRAINER].set("memory.swap.max", "0")
         port = metricsport.build(config.metrics, place)
+        loaded.arm()
     except BaseException:
         loaded.remove()
         raise

@@ -14,13 +14,14 @@ import socket
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from homebound import __version__
 from homebound.books import accounts, ledger, spending
 from homebound.books.anchor import Kept
-from homebound.events import Direction, Role, Rule, Traffic, TrafficKey, Verdict
+from homebound.events import Direction, Processes, Role, Rule, Traffic, TrafficKey, Verdict
 from homebound.kernel import maps
 from homebound.rooms import bounds
 from homebound.rooms.instance import Instance
@@ -185,6 +186,7 @@ def _role(daemon: Supervisor, role: Role, traffic: TrafficTable, denied: DeniedT
     cells = [
         (key, cell) for key, cell in traffic.items() if key.role is role and key.verdict is Verdict.ALLOWED
     ]
+    processes = _processes(daemon)
     alive = member is not None or role is Role.SUPERVISOR
     return {
         "state": "running" if alive else "stopped",
@@ -193,8 +195,15 @@ def _role(daemon: Supervisor, role: Role, traffic: TrafficTable, denied: DeniedT
         "receive_bytes": sum(cell.bytes for key, cell in cells if key.direction is Direction.RECEIVE),
         "denied": sum(count for (who, _), count in denied.items() if who is role),
         "restarts": _restarts(daemon, role),
+        "processes": asdict(processes[role]) if role in processes else None,
         **_used(daemon.place, role),
     }
+
+
+def _processes(daemon: Supervisor) -> Mapping[Role, Processes]:
+    """What the roles' processes did; nothing where no program looks."""
+    found = daemon.walls.probes.maps if daemon.walls else {}
+    return maps.read_processes(found["processes"]) if "processes" in found else {}
 
 
 def _restarts(daemon: Supervisor, role: Role) -> int:

@@ -27,7 +27,7 @@ from homebound.books import accounts, spending
 from homebound.errors import InternalError
 from homebound.events import Event
 from homebound.kernel.usage import OpenFiles
-from homebound.metrics import REASONS, STARTED, WALLS, Metrics
+from homebound.metrics import REASONS, STARTED, WALLS, Metrics, violation_rule
 from homebound.watcher import page, policy, readings, siteprobes
 from homebound.watcher.policy import Action, CanaryResult, Observation, Verdict
 from homebound.watcher.sightings import Sightings
@@ -122,6 +122,7 @@ class Watcher:
             {
                 "traffic": lambda: readings.of_traffic(counters.traffic(), handed.mode),
                 "denied": lambda: readings.of_denied(counters.denied()),
+                "processes": lambda: readings.of_processes(counters.processes()),
                 "programs": lambda: readings.of_programs(counters.programs(), self._programs),
                 "usage": lambda: readings.of_usage(cgroups, self._usage),
             },
@@ -205,10 +206,11 @@ class Watcher:
         self._undecoded = undecoded
         for event in events:
             self._metrics.add("homebound_events_total", event.kind.label)
-        told = [self._describe(event) for event in events[-RECENT:]]
+        against = [event for event in events if event.rule is not None]
+        told = [self._describe(event) for event in against[-RECENT:]]
         self._recent.extend(told)
         if told:
-            self._tell({"type": "denied", "events": told[-TOLD_AT_ONCE:], "all": len(events)})
+            self._tell({"type": "denied", "events": told[-TOLD_AT_ONCE:], "all": len(against)})
         return bool(events)
 
     def _describe(self, event: Event) -> dict[str, Any]:
@@ -216,7 +218,8 @@ class Watcher:
         return {
             "time": self._wall_clock() - age,
             "role": event.role.label,
-            "rule": event.rule.label,
+            "rule": event.rule.label if event.rule is not None else "",
+            "kind": event.kind.label,
             "program": event.program.bpf_name,
             "pid": event.pid,
             "tid": event.tid,
@@ -237,7 +240,10 @@ class Watcher:
         if verdict.enforced:
             self._stop(verdict)
         self._metrics.add(
-            "homebound_violations_total", verdict.role.label, verdict.rule, by=verdict.violations
+            "homebound_violations_total",
+            verdict.role.label,
+            violation_rule(verdict.rule),
+            by=verdict.violations,
         )
         if verdict.rule == "unaccounted":
             self._metrics.add("homebound_transmit_unaccounted_bytes_total", by=verdict.count)

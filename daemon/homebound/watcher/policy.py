@@ -45,6 +45,15 @@ class Denied:
 
 
 @dataclass(frozen=True)
+class Attempted:
+    """``count`` new attempts of a role that nothing refused."""
+
+    role: Role
+    rule: Rule
+    count: int
+
+
+@dataclass(frozen=True)
 class Sent:
     """``bytes`` newly sent by a role, as IP bytes on the wire."""
 
@@ -66,7 +75,7 @@ class CanaryResult:
     out: int
 
 
-Observation: TypeAlias = Denied | Sent | Unexplained | CanaryResult
+Observation: TypeAlias = Denied | Attempted | Sent | Unexplained | CanaryResult
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,8 @@ def decide(observation: Observation, mode: Mode) -> Verdict:
     match observation:
         case Denied():
             return _denied(observation, mode)
+        case Attempted():
+            return _attempted(observation, mode)
         case Sent(role, sent) if role in SEALED and sent > 0:
             return _stop(role, "transmit", f"the {role.label} sent {sent} bytes", sent, mode)
         case Sent(role, sent):
@@ -108,8 +119,10 @@ def decide(observation: Observation, mode: Mode) -> Verdict:
 
 def decide_event(event: Event, mode: Mode) -> Verdict:
     """The verdict on one event of the ring buffer; kinds that report no refusal are allowed."""
-    if event.kind is Kind.DENIED:
+    if event.kind is Kind.DENIED and event.rule is not None:
         return decide(Denied(event.role, event.rule, 1), mode)
+    if event.kind is Kind.ATTEMPT and event.rule is not None:
+        return decide(Attempted(event.role, event.rule, 1), mode)
     return Verdict(Action.ALLOW, event.role, "", "", 0)
 
 
@@ -120,6 +133,18 @@ def _denied(seen: Denied, mode: Mode) -> Verdict:
     refused = mode == "enforce" or seen.rule >= FIRST_RULE_OF_OTHER_WALLS
     reason = f"the {seen.role.label} tried {rule}"
     return Verdict(Action.DENY, seen.role, rule, reason, seen.count, refused, violations=seen.count)
+
+
+def _attempted(seen: Attempted, mode: Mode) -> Verdict:
+    """Nothing refused it. A move out of a role that sees data, or into it, takes its wall away."""
+    rule = seen.rule.label
+    if seen.role not in WATCHED or seen.count <= 0:
+        return Verdict(Action.ALLOW, seen.role, rule, "", seen.count)
+    if seen.rule is Rule.CGROUP and seen.role in SEALED:
+        reason = f"a process left or entered the cgroup of the {seen.role.label}"
+        return _stop(seen.role, rule, reason, seen.count, mode)
+    reason = f"the {seen.role.label} did {rule}, and no wall refused it"
+    return Verdict(Action.DENY, seen.role, rule, reason, seen.count, enforced=False, violations=seen.count)
 
 
 def _stop(role: Role, rule: str, reason: str, count: int, mode: Mode) -> Verdict:

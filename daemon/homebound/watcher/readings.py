@@ -12,7 +12,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from homebound.events import Direction, Program, ProgramCounts, Role, Rule, Traffic, TrafficKey, Verdict
+from homebound.events import (
+    ACTIVITY,
+    Direction,
+    Processes,
+    Program,
+    ProgramCounts,
+    Role,
+    Rule,
+    Traffic,
+    TrafficKey,
+    Verdict,
+)
 from homebound.kernel import maps, usage
 from homebound.metrics import BY_NAME, PROGRAMS, RESOURCES, STARTED, Readings
 
@@ -27,6 +38,12 @@ class Counters(Protocol):
 
     def denied(self) -> Mapping[tuple[Role, Rule], int]:
         """Every count."""
+
+    def attempts(self) -> Mapping[tuple[Role, Rule], int]:
+        """Every count of what nothing refused."""
+
+    def processes(self) -> Mapping[Role, Processes]:
+        """What each role's processes did; nothing where no program looks."""
 
     def programs(self) -> Mapping[Program, ProgramCounts]:
         """Every program's own counts."""
@@ -43,6 +60,12 @@ class MapCounters:
 
     def denied(self) -> Mapping[tuple[Role, Rule], int]:
         return maps.read_denied(self.fds["denied"])
+
+    def attempts(self) -> Mapping[tuple[Role, Rule], int]:
+        return maps.read_attempts(self.fds["attempts"])
+
+    def processes(self) -> Mapping[Role, Processes]:
+        return maps.read_processes(self.fds["processes"]) if "processes" in self.fds else {}
 
     def programs(self) -> Mapping[Program, ProgramCounts]:
         return maps.read_program_state(self.fds["program_state"])
@@ -102,6 +125,22 @@ def of_denied(denied: Mapping[tuple[Role, Rule], int]) -> Readings:
     return {"homebound_denied_total": {(rule.label,): count for rule, count in sums.items()}}
 
 
+def of_processes(found: Mapping[Role, Processes]) -> Readings:
+    """What the trainer's processes did; left out where no program looks."""
+    trainer = found.get(Role.TRAINER)
+    done: dict[tuple[str, ...], float | None] = {
+        ("fork",): trainer.forks if trainer else None,
+        ("exec",): trainer.execs if trainer else None,
+        ("exit",): trainer.exits if trainer else None,
+        ("killed",): trainer.killed if trainer else None,
+        ("oom_kill",): trainer.oom_kills if trainer else None,
+    }
+    return {
+        "homebound_trainer_processes_total": done,
+        "homebound_trainer_process_peak_memory_bytes": {(): trainer.peak_bytes if trainer else None},
+    }
+
+
 def programs_from_report(report: Any) -> dict[str, ProgramFigures]:
     """The supervisor's list of programs, each with name, need, attached, runs and run_seconds."""
     found = {}
@@ -128,7 +167,10 @@ def of_programs(counts: Mapping[Program, ProgramCounts], reported: Mapping[str, 
         "homebound_bpf_program_runs_total": runs,
         "homebound_bpf_program_run_seconds_total": seconds,
         "homebound_bpf_failed_lookups_total": {(): sum(state.failed_lookups for state in counts.values())},
-        "homebound_events_lost_total": {(p.bpf_name,): state.lost for p, state in counts.items()},
+        "homebound_events_lost_total": {
+            ("refusals",): sum(state.lost for p, state in counts.items() if p not in ACTIVITY),
+            ("activity",): sum(state.lost for p, state in counts.items() if p in ACTIVITY),
+        },
     }
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from homebound.books.accounts import Accounts, Standing, Unaccounted, reconcile, settle
 from homebound.events import Role, Rule
-from homebound.watcher.policy import SEALED, Denied, Observation, Sent, Unexplained
+from homebound.watcher.policy import SEALED, Attempted, Denied, Observation, Sent, Unexplained
 from homebound.watcher.readings import Counters, sent_bytes, stream_bytes
 
 
@@ -21,6 +21,7 @@ class Seen:
     """The counters at one look; ``stream`` is the gateway's TCP payload."""
 
     denied: dict[tuple[Role, Rule], int]
+    attempts: dict[tuple[Role, Rule], int]
     sent: dict[Role, int]
     stream: int
 
@@ -30,6 +31,7 @@ def read(counters: Counters, mode: str) -> Seen:
     traffic = counters.traffic()
     return Seen(
         denied=dict(counters.denied()),
+        attempts=dict(counters.attempts()),
         sent=sent_bytes(traffic, mode),
         stream=stream_bytes(traffic, Role.GATEWAY, mode),
     )
@@ -70,6 +72,11 @@ class Sightings:
             Denied(role, rule, count - before.denied.get((role, rule), 0))
             for (role, rule), count in after.denied.items()
             if count > before.denied.get((role, rule), 0)
+        ]
+        found += [
+            Attempted(role, rule, count - before.attempts.get((role, rule), 0))
+            for (role, rule), count in after.attempts.items()
+            if count > before.attempts.get((role, rule), 0)
         ]
         return found
 

@@ -15,6 +15,7 @@ from homebound.events import (
     Family,
     Flaw,
     Kind,
+    Processes,
     Program,
     ProgramCounts,
     Protocol,
@@ -45,6 +46,7 @@ class MemoryCounters:
 
     cells: dict[TrafficKey, Traffic] = field(default_factory=dict)
     counts: dict[tuple[Role, Rule], int] = field(default_factory=dict)
+    made: dict[tuple[Role, Rule], int] = field(default_factory=dict)
     broken: bool = False
 
     def add(self, key: TrafficKey, size: int, stream: int = 0) -> None:
@@ -62,6 +64,12 @@ class MemoryCounters:
 
     def denied(self) -> Mapping[tuple[Role, Rule], int]:
         return {(role, rule): self.counts.get((role, rule), 0) for role in Role for rule in Rule}
+
+    def attempts(self) -> Mapping[tuple[Role, Rule], int]:
+        return {(role, rule): self.made.get((role, rule), 0) for role in Role for rule in Rule}
+
+    def processes(self) -> Mapping[Role, Processes]:
+        return {role: Processes(7, 6, 5, 4, 3, 2, 1) for role in Role}
 
     def programs(self) -> Mapping[Program, ProgramCounts]:
         return {program: ProgramCounts(5, 3, 2) for program in Program}

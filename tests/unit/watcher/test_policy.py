@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from homebound.events import Event, Kind, Program, Role, Rule
+from homebound.watcher import policy
 from homebound.watcher.policy import (
     SEALED,
     WATCHED,
@@ -116,3 +117,19 @@ def test_modes_differ_only_in_what_is_carried_out(observation: Observation) -> N
     assert not (observed.enforced and observed.action in (Action.FREEZE, Action.KILL))
     assert (enforced.violations > 0) == (enforced.action is not Action.ALLOW)
     assert bool(enforced.reason) == (enforced.action is not Action.ALLOW)
+
+
+@pytest.mark.parametrize("role", sorted(policy.SEALED))
+def test_a_move_out_of_a_sealed_role_ends_training(role: Role) -> None:
+    verdict = policy.decide(policy.Attempted(role, Rule.CGROUP, 23), "enforce")
+    assert (verdict.action, verdict.enforced, verdict.count) == (policy.Action.KILL, True, 23)
+    assert Role.TRAINER in verdict.stops
+    assert policy.decide(policy.Attempted(role, Rule.CGROUP, 23), "observe").enforced is False
+
+
+def test_an_attempt_that_nothing_refused_is_a_violation() -> None:
+    verdict = policy.decide(policy.Attempted(Role.GATEWAY, Rule.CGROUP, 23), "enforce")
+    assert (verdict.action, verdict.violations, verdict.stops) == (policy.Action.DENY, 23, ())
+    assert verdict.enforced is False, "nothing was refused"
+    assert policy.decide(policy.Attempted(Role.CANARY, Rule.TRACE, 23), "enforce").violations == 0
+    assert policy.decide(policy.Attempted(Role.TRAINER, Rule.TRACE, 23), "enforce").violations == 23

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from homebound.events import Direction, Family, Protocol, Role, Rule, TrafficKey, Verdict
+from homebound.events import ACTIVITY, Direction, Family, Protocol, Role, Rule, TrafficKey, Verdict
 from homebound.kernel.usage import OpenFiles
 from homebound.metrics import BY_NAME, PROGRAMS
 from homebound.watcher import readings
@@ -60,7 +60,10 @@ def test_programs_before_the_first_word_are_unknown_and_not_detached() -> None:
     values = BY_NAME["homebound_bpf_program_attached"].values
     assert {name for name, _ in values} == set(PROGRAMS)
     assert found["homebound_bpf_program_attached"] == dict.fromkeys(values, None)
-    assert found["homebound_events_lost_total"] == dict.fromkeys(((name,) for name in PROGRAMS), 3)
+    assert found["homebound_events_lost_total"] == {
+        ("refusals",): 3 * (len(PROGRAMS) - len(ACTIVITY)),
+        ("activity",): 3 * len(ACTIVITY),
+    }
     assert found["homebound_bpf_failed_lookups_total"] == {(): 2 * len(PROGRAMS)}
 
 
