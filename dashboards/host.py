@@ -50,7 +50,7 @@ def build() -> dashboard.Dashboard:
         ("Rounds", (*hostwork.rounds(), *hostwork.budget())),
         ("Resources", hostwork.resources()),
         ("Processes", hostwork.processes()),
-        ("Watching", (*hostwork.watching(), *hostwork.whole())),
+        ("Watching", (*hostwork.watching(), *hostwork.whole(), *hostwork.loading())),
     ):
         made.with_row(dashboard.Row(title))
         for panel in panels:

@@ -149,13 +149,15 @@ def watching() -> Iterator[Any]:
     yield lines(
         Panel(
             "Events",
-            "Events read from the ring buffer, and those lost, not understood, or without a map entry.",
+            "Events read from the ring buffer, and those lost, not understood, or without a map entry. "
+            "Also series of the site's own probes that are left out for being too many.",
             "short",
             (
                 Query(grown("homebound_events_total"), "read"),
                 Query(grown("homebound_events_lost_total"), "lost"),
                 Query(grown("homebound_events_undecoded_total"), "not understood"),
                 Query(grown("homebound_bpf_failed_lookups_total"), "failed lookups"),
+                Query(f"sum(homebound_site_series_cut{{{HERE}}})", "series of the site left out"),
             ),
         )
     )
@@ -197,4 +199,33 @@ def whole() -> Iterator[Any]:
             "s",
             (Query(f"max by (instance) (homebound_collect_seconds{{{HERE}}})", "{{instance}}"),),
         )
+    )
+
+
+def loading() -> Iterator[Any]:
+    """Who loaded the programs, and the site's own."""
+    yield rows(
+        Panel(
+            "Who loaded the programs",
+            "libbpf takes what was built ahead; bcc compiles on the host, where that does not fit.",
+            "short",
+            (Query(f"max by (instance, loader) (homebound_bpf_loader_info{{{HERE}}})", ""),),
+        ),
+        key="loader",
+        columns={"instance": "device", "loader": "loader"},
+        worst="loader",
+        looks={},
+    )
+    yield rows(
+        Panel(
+            "Probes of the site",
+            "Whether each of the site's own probes is loaded; the journal has the reason of one that is not. "
+            "Their metrics begin with homebound_site_.",
+            "short",
+            (Query(f"min by (probe) (homebound_site_probe_loaded{{{HERE}}})", ""),),
+        ),
+        key="probe",
+        columns={"probe": "probe", "Value": "loaded"},
+        worst="loaded",
+        looks={"loaded": Query("", "", words=YES_NO)},
     )

@@ -123,8 +123,8 @@ def spdx(name: str, text: str) -> list[str]:
         return []
     lines = text.splitlines()
     first = lines[1] if lines[0].startswith("#!") and len(lines) > 1 else lines[0]
-    # What the kernel loads has to be under a licence that it knows.
-    wanted = DUAL if name.startswith(("bpf/", "examples/probes/")) and not name.endswith(".py") else APACHE
+    # What runs in the kernel; a dual licence lets it call all of the kernel's functions.
+    wanted = DUAL if name.startswith(("bpf/", "examples/probes/")) else APACHE
     return [] if first.endswith(wanted) else [f"{name}:1: first line is not {wanted}"]
 
 

@@ -90,6 +90,7 @@ def _facts(document: Mapping[str, Any], now: float) -> list[tuple[str, str]]:
     facts = [
         ("device", f"{document['name']}, mode {document['mode']}, version {document['version']}"),
         ("state", f"{document['state']}, up for {duration(now - document['since'])}"),
+        *((("programs", f"loaded by {document['loader']}"),) if document.get("loader") else ()),
         *((("problem", document["problem"]),) if document.get("problem") else ()),
         ("round", _round(document)),
         ("federation", _federation(document["federation"])),
@@ -118,6 +119,8 @@ def _facts(document: Mapping[str, Any], now: float) -> list[tuple[str, str]]:
     if lacking := [program for program in document.get("programs", ()) if _is_lacking(program)]:
         words = "; ".join(f"{program['name']}: {program['reason']}" for program in lacking)
         facts.append(("not attached", words))
+    if lacking := [state for state in document.get("site_probes", ()) if state["reason"]]:
+        facts.append(("site probes", "; ".join(f"{state['name']}: {state['reason']}" for state in lacking)))
     canary = document["canary"]
     if canary["tried"]:
         facts.append(

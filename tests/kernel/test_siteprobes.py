@@ -97,7 +97,7 @@ def site(tmp_path: Path, bpf_file_system: Path, device_cgroup: Path) -> Iterator
 
 
 def test_run_queue_latency(site: Site) -> None:
-    """A pair that hands a byte back and forth is woken each time, and waits for its processor."""
+    """A pair that hands a byte there and back is woken each time, and waits for its processor."""
     site.copy("run_queue")
     reasons, (plan,), cut = site.load()
     assert (reasons, cut) == ({"run_queue": ""}, 0)

@@ -22,15 +22,14 @@ from typing import Any, Literal
 
 from homebound import __version__
 from homebound.books import spending
-from homebound.cli import hostleaks, sitechecks, statusclient
+from homebound.cli import hostleaks, loaderchecks, sitechecks, statusclient
 from homebound.cli.attachtrial import attach_and_remove
 from homebound.config.layers import ETC
 from homebound.config.reading import Reading, read
 from homebound.errors import HomeboundError
-from homebound.kernel import cgroups, features, libbpf, seccomp
+from homebound.kernel import cgroups, features, seccomp, siteplan
 from homebound.rooms import rootfs
-from homebound.rooms.walls import OBJECTS
-from homebound.settings import CanarySettings
+from homebound.settings import CanarySettings, PathsSettings
 
 Need = Literal["required", "wanted"]
 Result = Literal["good", "bad", "unknown"]
@@ -71,7 +70,7 @@ def versions() -> dict[str, str]:
 def examine(config: Path | None = None, etc: Path = ETC) -> list[Check]:
     """Every check, in the order in which a person would mend things."""
     reading, verdict = _configuration(config)
-    found = [_root(), _cgroup2(), _bpf(), _objects(), _libbpf(), _seccomp()]
+    found = [_root(), _cgroup2(), _bpf(), *_loaders(reading), _seccomp()]
     found += [_program("bwrap", "bubblewrap"), _program("setpriv", "util-linux"), _modules(), _clock()]
     running = _status(config, reading)
     found += [*_programs(running), verdict, *_preload(reading), _btf(), _lsm(), _landlock()]
@@ -116,19 +115,15 @@ def _bpf() -> Check:
     return _check("required", "bpf", fact.present, fact.detail, advice)
 
 
-def _objects() -> Check:
-    objects = sorted(path.name for path in OBJECTS.glob("*.bpf.o"))
-    return _check(
-        "required", "program objects", bool(objects), ", ".join(objects) or "none built", "make bpf"
-    )
-
-
-def _libbpf() -> Check:
-    try:
-        with libbpf.Library.open():
-            return Check("required", "libbpf", "good", f"{libbpf.LIBRARY} loads")
-    except HomeboundError as error:
-        return Check("required", "libbpf", "bad", error.message, error.hint)
+def _loaders(reading: Reading | None) -> list[Check]:
+    """Whether libbpf or bcc can load the programs, whichever the settings want."""
+    settings = reading.settings if reading else None
+    folder = Path(settings.paths.probes if settings else PathsSettings().probes)
+    found = loaderchecks.look(settings.loader if settings else "auto", bool(siteplan.names(folder)))
+    return [
+        _check("required" if one.required else "wanted", one.name, one.good, one.fact, one.advice)
+        for one in found
+    ]
 
 
 def _seccomp() -> Check:
@@ -303,7 +298,18 @@ def _daemon(document: Mapping[str, Any] | HomeboundError, reading: Reading | Non
         return [Check("wanted", "daemon", "unknown", document.message, document.hint)]
     interval = reading.values.get("canary.interval_seconds") if reading else None
     late = LATE_CANARY * float(interval or CanarySettings().interval_seconds)
-    return [check(document, late) for check in DAEMON_CHECKS]
+    return [
+        check(document, late) for check in DAEMON_CHECKS if document.get("site_probes") or check is not _site
+    ]
+
+
+def _site(document: Mapping[str, Any], late: float) -> Check:
+    """Probes of the site's own; nothing is said where there are none."""
+    del late
+    states = document["site_probes"]
+    lacking = [f"{state['name']}: {state['reason']}" for state in states if state["reason"]]
+    fact = "; ".join(lacking) or f"all {len(states)} are loaded"
+    return _check("wanted", "site probes", not lacking, fact, "docs/probes.md says what one may be")
 
 
 def _watched(document: Mapping[str, Any], late: float) -> Check:
@@ -349,5 +355,5 @@ def _ledger(document: Mapping[str, Any], late: float) -> Check:
 
 
 DAEMON_CHECKS: tuple[Callable[[Mapping[str, Any], float], Check], ...] = (
-    _watched, _canary, _sealed, _budget, _ledger,
+    _watched, _canary, _sealed, _budget, _ledger, _site,
 )  # fmt: skip
