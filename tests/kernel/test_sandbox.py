@@ -4,9 +4,11 @@ missing. What each wall does alone is tried with that wall left out."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import py_compile
+import resource
 import select
 import sys
 import time
@@ -21,6 +23,7 @@ from homebound.kernel.cgroups import Cgroup
 from homebound.kernel.enter import LIFE_FD
 from homebound.kernel.sandbox import PACKAGE, Bind, Identity, View
 from homebound.kernel.spawn import Child, Command
+from homebound.leaktest.without import leave_out
 from homebound.rooms import canary
 
 pytestmark = pytest.mark.root
@@ -50,7 +53,8 @@ def view(**changes: object) -> View:
 
 
 def words_for(seen: View, module: str, *rest: str) -> list[str]:
-    return sandbox.arguments(seen, Identity(UID, UID), SECCOMP_FD, sys.executable, module, rest)
+    closed = sandbox.Closed(seccomp.Profile.SEALED)
+    return sandbox.arguments(seen, Identity(UID, UID), SECCOMP_FD, closed, sys.executable, module, rest)
 
 
 def start(
@@ -88,10 +92,18 @@ def test_every_wall_refuses_the_canary(cgroup: Cgroup) -> None:
 
 def test_without_seccomp_the_calls_get_through(cgroup: Cgroup) -> None:
     words = words_for(view(), "homebound.rooms.canary", "sealed")
-    at = words.index("--seccomp")
-    results = sealed(cgroup, words[:at] + words[at + 2 :])
+    results = sealed(cgroup, leave_out(words, ["seccomp", "entry"]))
     assert [results[name] for name in ("tcp", "udp", "unix", "io_uring")] == [0, 0, 0, 0]
+    assert results["second_filter"] == errno.EINVAL
     assert results["write_root"] != 0
+
+
+def test_without_the_first_filter_the_second_holds_the_same_calls(cgroup: Cgroup) -> None:
+    words = words_for(view(), "homebound.rooms.canary", "sealed")
+    results = sealed(cgroup, leave_out(words, ["seccomp"]))
+    names = ("tcp", "udp", "unix", "packet", "vsock", "netlink", "keyring", "io_uring", "unshare")
+    assert {name: results[name] for name in names} == dict.fromkeys(names, errno.EPERM)
+    assert results["core_limit"] == 0, "the control: the first one is gone"
 
 
 def test_without_the_namespaces_the_host_shows(cgroup: Cgroup) -> None:
@@ -180,6 +192,38 @@ def test_a_role_whose_starter_died_too_early_does_not_begin(cgroup: Cgroup) -> N
     assert select.select([reading], [], [], 30)[0]
     assert os.read(reading, 65536) == b""
     os.close(reading)
+
+
+COPIES = 1000
+
+
+def dump_of(folder: Path, cgroup: Cgroup, secret: str, before: str) -> bytes:
+    """What is dumped of a process that gets past the limit and has a secret in its memory."""
+    code = (
+        f"{before}; import os; kept = bytes.fromhex('{secret}') * {COPIES}; os.chdir('{folder}'); os.abort()"
+    )
+    child = spawn.spawn(Command([sys.executable, "-I", "-c", code], {2: 2}), cgroup.path)
+    _, status = os.waitpid(child.pid, 0)
+    os.close(child.pidfd)
+    assert os.WCOREDUMP(status)
+    (file,) = folder.iterdir()
+    text = file.read_bytes()
+    file.unlink()
+    return text
+
+
+def test_a_dump_has_no_memory_in_it(cgroup: Cgroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is the first wall; were it gone, this is the second."""
+    if Path("/proc/sys/kernel/core_pattern").read_text().startswith(("|", "/", "@")):
+        pytest.skip("this host gives its dumps to a program or another folder")
+    monkeypatch.setattr(spawn, "NO_CORE", resource.getrlimit(resource.RLIMIT_CORE)[1])
+    secret = os.urandom(16).hex()
+    all_kinds = "open('/proc/self/coredump_filter', 'w').write('0xff')"
+    assert dump_of(tmp_path, cgroup, secret, all_kinds).count(bytes.fromhex(secret)) >= COPIES, "the control"
+    dump = dump_of(tmp_path, cgroup, secret, "pass")
+    found = dump.count(bytes.fromhex(secret))
+    print(f"{len(dump)} bytes, {found} copies of the secret, in vector registers")
+    assert found < COPIES / 10
 
 
 def test_core_dumps_are_off_and_the_name_of_a_failure_is_told(

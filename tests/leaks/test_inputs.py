@@ -216,7 +216,7 @@ def test_files_that_python_runs_by_itself_are_not_run(folder: Path) -> None:
 def test_what_an_import_does_is_done_behind_the_walls(folder: Path) -> None:
     app = write_app(folder / "app")
     lines = ['attempt("connect", lambda: socket.create_connection(("127.0.0.1", 9)))']
-    lines += ['attempt("write", lambda: open("/opt/homebound/homebound/policy.py", "a"))']
+    lines += ['attempt("write", lambda: open("/opt/homebound/homebound/watcher/policy.py", "a"))']
     lines += ['attempt("stop", lambda: os.kill(1, 0))', "sys.stdout.flush()", "sys.exit(7)"]
     (app / "app.py").write_text((app / "app.py").read_text() + "\n".join(lines) + "\n")
     with trainer(app, own_data(folder / "data")) as running:

@@ -17,10 +17,10 @@ import pytest
 
 from daemon.rig import Daemon, is_up, until
 from homebound.events import Role
-from homebound.kernel import bpf, cgroups, sandbox
+from homebound.kernel import bpf, cgroups
 from homebound.kernel.seccomp import Profile
-from homebound.rooms import roles
-from homebound.rooms.launch import SECCOMP_FD
+from homebound.rooms import launch, roles
+from homebound.rooms.launch import Links
 from homebound.settings import (
     AppSettings,
     CanarySettings,
@@ -144,8 +144,8 @@ def test_no_pair_of_settings_opens_anything() -> None:
 
 
 def words_of(spec: roles.Spec, settings: Settings) -> list[str]:
-    words = sandbox.arguments(spec.view, spec.identity, SECCOMP_FD, spec.python, spec.module, [])
-    return ["SCRATCH" if word == str(settings.trainer.scratch_bytes) else word for word in words]
+    size = str(settings.trainer.scratch_bytes)
+    return [word.replace(size, "SCRATCH") for word in launch.command_line(spec, Links([], {}))]
 
 
 # --- a wall that falls later ------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from homebound import channel
 from homebound.apptree import tree_sha256
 from homebound.channel import Frame
 from homebound.events import Role
-from homebound.kernel import cgroups, sandbox, seccomp, spawn
+from homebound.kernel import cgroups, seccomp, spawn
 from homebound.kernel.cgroups import Cgroup
 from homebound.kernel.sandbox import Identity
 from homebound.kernel.spawn import Child, Command
@@ -180,7 +180,7 @@ def trainer(app: Path, data: Path, without: Sequence[str] = ()) -> Iterator[Trai
 
 
 def start_without(instance: Instance, spec: Spec, links: Links, walls: Sequence[str]) -> Child:
-    words = sandbox.arguments(spec.view, spec.identity, SECCOMP_FD, spec.python, spec.module, links.arguments)
+    words = launch.command_line(spec, links)
     filter_fd = seccomp.compile_filter(spec.profile)
     try:
         given = {**links.fds, SECCOMP_FD: filter_fd}

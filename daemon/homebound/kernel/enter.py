@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first Python of every role: close the last wall, then become the role.
+"""The first Python of every role: close the last walls, then become the role.
 
-Run inside bubblewrap, after the identity was dropped and the seccomp filter loaded. Restricts itself by
-Landlock, makes itself not dumpable, and runs the role's module. Starts often: imports nearly nothing.
-May import: kernel.landlock.
+Run inside bubblewrap, after the identity was dropped and the seccomp filter loaded. Closes every descriptor
+that was not named, restricts itself by Landlock, makes itself not dumpable, loads a second filter, and runs
+the role's module. Starts often: imports nearly nothing. May import: kernel.landlock, kernel.refusals.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 import threading
 from types import TracebackType
 
-from homebound.kernel import landlock
+from homebound.kernel import landlock, refusals
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 # Where kernel/spawn.py puts a pidfd of the process that started us.
@@ -28,9 +28,16 @@ HAS_A_LOG = "homebound.trainer"
 
 
 def main() -> None:
-    """``enter PATHS-JSON MODULE ARGUMENT...``: PATHS-JSON has the fields of landlock.Paths."""
-    paths = landlock.Paths(**{key: tuple(value) for key, value in json.loads(sys.argv[1]).items()})
-    landlock.restrict(paths)
+    """``enter WALLS-JSON MODULE ARGUMENT...``; kernel/sandbox.py makes WALLS-JSON.
+
+    {"paths": the fields of landlock.Paths, "descriptors": [number...], "calls": a seccomp.Profile}; a wall
+    that is missing there is left out, for measuring the others.
+    """
+    walls = json.loads(sys.argv[1])
+    if "descriptors" in walls:
+        close_all_but({0, 1, 2, LIFE_FD, *walls["descriptors"]})
+    if "paths" in walls:
+        landlock.restrict(landlock.Paths(**{key: tuple(value) for key, value in walls["paths"].items()}))
     libc = ctypes.CDLL(None)
     # No core, no attaching by others of the same user. prctl(2)
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
@@ -39,6 +46,8 @@ def main() -> None:
     if is_orphan():
         sys.exit(1)
     os.close(LIFE_FD)
+    if "calls" in walls:
+        refusals.load(walls["calls"])
     module = sys.argv[2]
     sys.argv = [module, *sys.argv[3:]]
     os.environ["HOMEBOUND_LANDLOCK"] = str(landlock.abi())
@@ -46,6 +55,16 @@ def main() -> None:
         sys.excepthook = explain
         threading.excepthook = lambda seen: explain(seen.exc_type, seen.exc_value, seen.exc_traceback)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def close_all_but(kept: set[int]) -> None:
+    """What nobody named is closed here once more; kernel/spawn.py did it first."""
+    free = 0
+    for number in sorted(kept):
+        if free < number:
+            os.closerange(free, number)
+        free = number + 1
+    os.closerange(free, 1 << 20)
 
 
 def is_orphan() -> bool:

@@ -8,6 +8,7 @@ Source: landlock(7), Documentation/userspace-api/landlock.rst; ABI 4 = kernel 6.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 from collections.abc import Sequence
@@ -41,12 +42,17 @@ class _NetPort(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Paths:
-    """What stays reachable: ``read`` (no execution), ``execute`` (and read), ``write`` (and read)."""
+    """What stays reachable: ``read`` (no execution), ``execute`` (and read), ``write`` (and read).
+
+    ``scratch``: folders to write in, each "PATH BYTES", as long as it is a mount of that size. The host's own
+    folder in its place, which everybody may see, is not.
+    """
 
     read: tuple[str, ...] = ()
     execute: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     connect_ports: tuple[int, ...] = ()
+    scratch: tuple[str, ...] = ()
 
 
 def _libc() -> ctypes.CDLL:
@@ -83,6 +89,7 @@ def restrict(paths: Paths) -> int:
         (paths.read, read),
         (paths.execute, read | EXECUTE),
         (paths.write, handled & ~EXECUTE),
+        (own_scratch(paths.scratch), handled & ~EXECUTE),
     ):
         _allow_paths(libc, ruleset, names, rights & handled)
     if version >= 4:
@@ -93,6 +100,19 @@ def restrict(paths: Paths) -> int:
     _checked(libc.syscall(SYS_RESTRICT, ruleset, ctypes.c_uint32(0)))
     os.close(ruleset)
     return version
+
+
+def own_scratch(words: Sequence[str]) -> list[str]:
+    """Those of the scratch folders that are mounts of the size that they were given. statvfs(3)"""
+    found = []
+    for word in words:
+        path, _, size = word.rpartition(" ")
+        with contextlib.suppress(OSError):
+            shape = os.statvfs(path)
+            blocks = -(-int(size) // shape.f_frsize)  # a file system in memory rounds up to pages
+            if os.path.ismount(path) and shape.f_blocks == blocks:
+                found.append(path)
+    return found
 
 
 def _allow_paths(libc: ctypes.CDLL, ruleset: int, names: Sequence[str], rights: int) -> None:

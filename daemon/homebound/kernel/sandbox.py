@@ -3,8 +3,8 @@
 
 bubblewrap is started by root without a user namespace (many hosts forbid those to others). It makes the
 namespaces and loads the seccomp filter; setpriv, still before any Python of ours, drops user, groups and
-every capability; kernel/enter.py adds Landlock. Pure: builds a list of words and touches nothing.
-May import: kernel.landlock (its Paths).
+every capability; kernel/enter.py adds the rest. Pure: builds a list of words and touches nothing.
+May import: kernel.landlock (its Paths), kernel.seccomp (its Profile).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 
 from homebound.kernel.landlock import Paths
+from homebound.kernel.seccomp import Profile
 
 # Where every role sees our own package, whatever its place on the host is.
 PACKAGE = "/opt/homebound"
@@ -68,13 +69,29 @@ def landlock_paths(view: View) -> Paths:
     return Paths(
         read=(*read, "/proc", "/etc", "/sys/devices/system/cpu", "/dev/urandom", "/dev/random", "/dev/zero"),
         execute=("/usr", "/bin", "/sbin", "/lib", "/lib64", PACKAGE, *view.execute),
-        write=(*SCRATCH, "/dev/null", "/dev/full", *write),
+        write=("/dev/null", "/dev/full", *write),
         connect_ports=view.connect_ports,
+        scratch=tuple(f"{path} {view.scratch_bytes}" for path in SCRATCH),
     )
 
 
+@dataclass(frozen=True)
+class Closed:
+    """What kernel/enter.py closes once more: all calls that ``profile`` does not need, and every descriptor
+    but those of the role's ``links`` and the standard ones."""
+
+    profile: Profile
+    links: tuple[int, ...] = ()
+
+
 def arguments(
-    view: View, identity: Identity, seccomp_fd: int, python: str, module: str, rest: Sequence[str]
+    view: View,
+    identity: Identity,
+    seccomp_fd: int,
+    closed: Closed,
+    python: str,
+    module: str,
+    rest: Sequence[str],
 ) -> list[str]:
     """The command line that starts ``module`` as the role, from ``bwrap`` on.
 
@@ -117,8 +134,11 @@ def arguments(
         words += ["--setenv", name, value]
     words += ["--seccomp", str(seccomp_fd), "--"]
     words += setpriv(identity, view.setpriv)
-    paths = json.dumps(asdict(landlock_paths(view)), separators=(",", ":"))
-    return [*words, python, "-B", "-s", "-P", "-m", "homebound.kernel.enter", paths, module, *rest]
+    walls = {
+        "paths": asdict(landlock_paths(view)), "descriptors": closed.links, "calls": closed.profile.value,
+    }  # fmt: skip
+    text = json.dumps(walls, separators=(",", ":"))
+    return [*words, python, "-B", "-s", "-P", "-m", "homebound.kernel.enter", text, module, *rest]
 
 
 def _folders(paths: Sequence[str], wanted: Callable[[str], bool]) -> list[str]:

@@ -28,6 +28,9 @@ CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x00020000, 0x4000, 0x40000  # linux/sched.h, 
 # Bytes of a core dump. Too few for a file; and for a program that takes dumps (core_pattern "|...") this very
 # number means none, while 0 means as usual. fs/coredump.c, core(5)
 NO_CORE = 1
+# Kinds of memory that a dump holds. It stays so for whoever is executed, and /proc is not writable to a role:
+# should there be a dump all the same, registers and arguments are in it and no memory. core(5)
+NO_MEMORY = "0"
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,8 @@ def _place(fds: Mapping[int, int]) -> None:
 
 def _limit(command: Command) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (NO_CORE, NO_CORE))
+    with open("/proc/self/coredump_filter", "w", encoding="ascii") as kinds:
+        kinds.write(NO_MEMORY)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = command.open_files if hard == resource.RLIM_INFINITY else min(command.open_files, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))

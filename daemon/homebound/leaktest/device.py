@@ -18,7 +18,7 @@ from pathlib import Path
 
 from homebound.errors import HomeboundError, PermissionMissing
 from homebound.events import Kind, Role, Rule
-from homebound.kernel import bpffs, cgroups, maps, probes, sandbox, seccomp, spawn
+from homebound.kernel import bpffs, cgroups, maps, probes, seccomp, spawn
 from homebound.kernel.cgroups import Cgroup
 from homebound.kernel.sandbox import Identity
 from homebound.kernel.spawn import Child, Command
@@ -77,7 +77,7 @@ class Device:
 
     def _start_without(self, spec: roles.Spec, arguments: Sequence[str], out: int) -> Child:
         """As launch.start, with walls left out of the command line."""
-        words = sandbox.arguments(spec.view, spec.identity, SECCOMP_FD, spec.python, spec.module, arguments)
+        words = launch.command_line(spec, Links(arguments, {}))
         kept = inheritable() if "no-inherited-fd" in self.without else {}
         filter_fd = seccomp.compile_filter(spec.profile)
         try:

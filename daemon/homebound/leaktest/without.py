@@ -15,7 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 # In the order in which the table shows them. cgroup-bpf is left out by programs that observe.
-WALLS = ("namespaces", "seccomp", "landlock", "cgroup-bpf", "users", "no-inherited-fd")
+# entry is what kernel/enter.py closes by itself besides Landlock: descriptors, and calls by a second filter.
+WALLS = ("namespaces", "seccomp", "landlock", "cgroup-bpf", "users", "no-inherited-fd", "entry")
 ENTER = "homebound.kernel.enter"
 SETPRIV = "/usr/bin/setpriv"
 # The folder above the package on the host, where a role without a mount view finds it.
@@ -32,14 +33,10 @@ def leave_out(words: Sequence[str], walls: Collection[str]) -> list[str]:
         del head[at : at + 2]
     if "users" in walls:
         tail = tail[next(i for i, word in enumerate(tail) if i and not word.startswith("--")) :]
-    if "landlock" in walls:
-        at = tail.index(ENTER)
-        del tail[at : at + 2]
     if "namespaces" in walls:
         head = _host_view(head)
-        if "landlock" not in walls:
-            at = tail.index(ENTER) + 1
-            tail[at] = _host_paths(tail[at])
+    at = tail.index(ENTER) + 1
+    tail[at] = _entered(tail[at], walls)
     return [*head, "--", *tail]
 
 
@@ -54,11 +51,16 @@ def _host_view(head: Sequence[str]) -> list[str]:
     return [*kept, "--setenv", "PYTHONPATH", PACKAGE_ROOT]
 
 
-def _host_paths(text: str) -> str:
-    """Landlock's paths, with our package where it is on the host."""
-    paths = json.loads(text)
-    paths["execute"] = [*paths["execute"], PACKAGE_ROOT]
-    return json.dumps(paths)
+def _entered(text: str, walls: Collection[str]) -> str:
+    """The walls of kernel/enter.py without these; on the host's view our package is where it is there."""
+    kept = json.loads(text)
+    if "entry" in walls:
+        del kept["descriptors"], kept["calls"]
+    if "landlock" in walls:
+        del kept["paths"]
+    elif "namespaces" in walls:
+        kept["paths"]["execute"] = [*kept["paths"]["execute"], PACKAGE_ROOT]
+    return json.dumps(kept, separators=(",", ":"))
 
 
 def inheritable() -> dict[int, int]:

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 
 SYS_IO_URING_SETUP = 425  # the same number on every architecture that has it
 SYS_KEYCTL = {"x86_64": 250, "aarch64": 219}
+# kernel/refusals.py refuses this kind.
+SYS_GETPRIORITY, NO_SUCH_KIND = {"x86_64": 140, "aarch64": 141}, 0x7FFF
 KEYCTL_GET_KEYRING_ID, SESSION_KEYRING = 0, -3
 PR_SET_DUMPABLE = 4
 CLONE_NEWUSER = 0x10000000
@@ -39,6 +41,7 @@ WALLS: Mapping[str, tuple[str, frozenset[int]]] = {
     "core_limit": ("seccomp", frozenset({errno.EPERM})),
     "io_uring": ("seccomp", frozenset({errno.EPERM})),
     "unshare": ("seccomp", frozenset({errno.EPERM})),
+    "second_filter": ("seccomp", frozenset({errno.EPERM})),
     "write_root": ("namespaces", frozenset({errno.EROFS})),
     "see_processes": ("namespaces", frozenset({errno.EPERM})),
     "see_links": ("namespaces", frozenset({errno.EPERM})),
@@ -83,6 +86,15 @@ def _keyring() -> None:
     # An architecture whose number is not known here is passed over: the leak test knows the same two.
     number = SYS_KEYCTL.get(os.uname().machine, -1)
     _checked(ctypes.CDLL(None, use_errno=True).syscall(number, KEYCTL_GET_KEYRING_ID, SESSION_KEYRING, 0))
+
+
+def _second_filter() -> None:
+    # The first filter allows it, the kernel answers EINVAL. Where its numbers are not known there is none.
+    number = SYS_GETPRIORITY.get(os.uname().machine)
+    if number is None:
+        raise PermissionError(errno.EPERM, "no second filter on this architecture")
+    if ctypes.CDLL(None, use_errno=True).syscall(number, NO_SUCH_KIND, 0) < 0:
+        raise OSError(ctypes.get_errno(), "refused")
 
 
 def _be_dumpable() -> None:
@@ -138,6 +150,7 @@ SEALED: Mapping[str, Callable[[], None]] = {
     "core_limit": _no_limit,
     "io_uring": _io_uring,
     "unshare": _unshare,
+    "second_filter": _second_filter,
     "write_root": _write("/usr/homebound-canary"),
     "see_processes": _see_processes,
     "see_links": _see_links,

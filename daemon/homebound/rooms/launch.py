@@ -59,9 +59,7 @@ def start(instance: Instance, spec: Spec, links: Links) -> Child:
     cgroup.set("cgroup.freeze", "1")
     filter_fd = seccomp.compile_filter(spec.profile)
     try:
-        words = sandbox.arguments(
-            spec.view, spec.identity, SECCOMP_FD, spec.python, spec.module, links.arguments
-        )
+        words = command_line(spec, links)
         fds = {2: sys.stderr.fileno(), SECCOMP_FD: filter_fd, **links.fds}
         return spawn.spawn(
             Command(words, fds, oom_score_adjust=spec.oom_score_adjust, limits=limits(spec, cgroup.path)),
@@ -69,6 +67,14 @@ def start(instance: Instance, spec: Spec, links: Links) -> Child:
         )
     finally:
         os.close(filter_fd)
+
+
+def command_line(spec: Spec, links: Links) -> list[str]:
+    """The words that start the role in its sandbox."""
+    closed = sandbox.Closed(spec.profile, tuple(links.fds))
+    return sandbox.arguments(
+        spec.view, spec.identity, SECCOMP_FD, closed, spec.python, spec.module, links.arguments
+    )
 
 
 def limits(spec: Spec, cgroup: Path) -> Mapping[int, int]:

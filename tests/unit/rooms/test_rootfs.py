@@ -9,6 +9,7 @@ import pytest
 
 from homebound.errors import ConfigError
 from homebound.kernel import sandbox
+from homebound.kernel.seccomp import Profile
 from homebound.rooms import rootfs
 
 USER = sandbox.Identity(60001, 60001)
@@ -59,7 +60,8 @@ def test_rights_are_dropped_by_the_hosts_own_program(root: Path) -> None:
     """Until then the process is root: nothing of the image may run, and no library of it be loaded."""
     found = rootfs.look(str(root))
     view = sandbox.View(found.binds, 1 << 20, system=found.system, setpriv=found.setpriv)
-    words = sandbox.arguments(view, USER, 9, found.python, "homebound.trainer", [])
+    closed = sandbox.Closed(Profile.SEALED)
+    words = sandbox.arguments(view, USER, 9, closed, found.python, "homebound.trainer", [])
     command = words[words.index("--") + 1 :]
     assert command[0] == "/run/setpriv/loader"
     assert command[:5] == list(found.setpriv)
