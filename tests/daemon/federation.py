@@ -29,15 +29,18 @@ class Federation:
     numbers: count[int] = field(default_factory=count)
     rounds: count[int] = field(default_factory=lambda: count(1))
 
-    @property
-    def orders(self) -> Path:
-        return self.folder / "orders"
+    runs: count[int] = field(default_factory=count)
 
     def start(self) -> None:
         """Start SuperLink and run, and wait for the server part."""
-        self.orders.mkdir()
         self.link.start()
         self.operator = Operator(self.link)
+        self.begin()
+
+    def begin(self) -> None:
+        """A run, with another folder of orders than those before it."""
+        self.orders = self.folder / f"orders-{next(self.runs)}"
+        self.orders.mkdir()
         self.run = self.operator.start(self.app, {"orders": str(self.orders)})
         deadline = time.monotonic() + START_SECONDS
         while not (self.orders / "ready").exists():

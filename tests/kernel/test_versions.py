@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Upgrade and downgrade: what another version pinned is replaced without a gap, and nothing of it is left.
 
-The other versions are built here from our sources with other layouts: an older one with a program of another
-name and smaller maps, a newer one with larger values, one program more, and pins in places unknown to us.
+The other versions are built here from our sources with other layouts: an older one with a program that is no more
+and smaller maps, a newer one with larger values, another program, and pins in places unknown to us.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from homebound.events import Program, Role
+from homebound.events import Program, Role, SettingsRecord
+from homebound.kernel import libbpf
 from homebound.kernel.probes import Probes
 from kernel.conftest import ROOT
 from kernel.rig import child, in_child
@@ -25,22 +26,23 @@ from kernel.test_probes import LEVEL, may_make_a_socket
 pytestmark = pytest.mark.root
 
 MORE = """
-SEC("cgroup/post_bind4")
-int hb_bind4(struct bpf_sock *sock)
+SEC("cgroup/%s")
+int hb_%s(struct bpf_sock *sock)
 {
 	hb_count_failure(HB_PROGRAM_SOCK_CREATE);
 	return sock->family == AF_INET;
 }
 """
+ODD = {"older": "hb_make_socket", "newer": "hb_bind4"}
 # By version: file -> what is replaced in it; "" is the end of the file.
 CHANGES: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "older": {
-        "sockets.bpf.c": ("int hb_sock_create(", "int hb_make_socket("),
-        "include/homebound.h": ("HB_PROGRAMS_MAX = 16", "HB_PROGRAMS_MAX = 8"),
+        "sockets.bpf.c": ("", MORE % ("sock_create", "make_socket")),
+        "include/homebound.h": ("#define HB_SYSCALLS_MAX 512", "#define HB_SYSCALLS_MAX 480"),
         "include/maps.bpf.h": ("256 * 1024", "64 * 1024"),
     },
     "newer": {
-        "sockets.bpf.c": ("", MORE),
+        "sockets.bpf.c": ("", MORE % ("post_bind4", "bind4")),
         "include/homebound.h": ("__u64 failed_lookups;", "__u64 failed_lookups;\n\t__u64 retried;"),
         "include/maps.bpf.h": ("256 * 1024", "512 * 1024"),
     },
@@ -59,6 +61,19 @@ def build(folder: Path, version: str) -> Path:
     return objects
 
 
+def attach_unknown(objects: Path, cgroup: Path, pins: Path, name: str) -> None:
+    """The program that our version does not know; pinned as that version would."""
+    fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with libbpf.Library.open() as library, library.open_object(objects / "sockets.bpf.o") as opened:
+            opened.keep_only([name])
+            opened.set_settings(bytes(SettingsRecord(LEVEL, 1, 0, 0)))
+            opened.load()
+            opened.attach(name, fd, pins / "programs" / name, pins / "links" / name)
+    finally:
+        os.close(fd)
+
+
 def attached(cgroup: Path) -> list[str]:
     """Programs on a cgroup, by the kernel's word; each as often as it is attached."""
     words = ["bpftool", "cgroup", "list", str(cgroup)]
@@ -71,7 +86,10 @@ def test_pins_of_another_version(
     version: str, objects: Path, bpf_file_system: Path, device_cgroup: Path, tmp_path: Path
 ) -> None:
     pins = bpf_file_system / device_cgroup.name
-    other = Probes.load(build(tmp_path, version), device_cgroup, LEVEL, True, pins)
+    built = build(tmp_path, version)
+    other = Probes.load(built, device_cgroup, LEVEL, True, pins)
+    odd = ODD[version]
+    attach_unknown(built, device_cgroup, pins, odd)
     inside = device_cgroup / Role.TRAINER.label
     flag = tmp_path / "stop"
 
@@ -83,7 +101,6 @@ def test_pins_of_another_version(
         return tried, escaped
 
     try:
-        odd = {"older": "hb_make_socket", "newer": "hb_bind4"}[version]
         assert odd in attached(device_cgroup), "the control: it is another version"
         if version == "newer":
             place_unknown_pins(pins)
