@@ -115,9 +115,16 @@ def _sums() -> Iterator[Any]:
     yield values(
         Panel(
             "Unaccounted bytes",
-            "Bytes of the gateway that no declaration or release explains, in the time shown.",
+            "Bytes of the gateway that no declaration or release explains, and when all was last explained.",
             "bytes",
-            (Query(grown("homebound_transmit_unaccounted_bytes_total", window=RANGE), "bytes"),),
+            (
+                Query(grown("homebound_transmit_unaccounted_bytes_total", window=RANGE), "bytes"),
+                Query(
+                    f"min(homebound_reconciled_timestamp_seconds{{{HERE}}}) * 1000",
+                    "all explained",
+                    "dateTimeFromNow",
+                ),
+            ),
             **SMALL,
         ),
         steps=BAD_FROM_ONE,

@@ -26,7 +26,9 @@ ACTIONS = frozenset({"deny", "freeze", "kill", "none"})
 # Why a task gave no update, and why the federation is away. Everything else is written as "other".
 CODES = frozenset({
     "app_failed", "app_not_loaded", "timeout", "trainer_died", "malformed", "schema", "not_finite",
-    "too_large", "metric_not_allowed", "too_few_examples", "imprint", "not_approved", "budget", "ledger",
+    "too_large", "metric_not_allowed", "too_few_examples", "imprint", "secagg_stage",
+    "secagg_too_few", "secagg_threshold", "secagg_keys", "secagg_lists", "secagg_required", "not_approved",
+    "budget", "ledger",
     "unreachable", "gone", "wall", "certificate", "protocol", "version", "clock", "key_busy", "key_unknown",
     "forgotten", "server_error", "run_over", "not_wanted", "name_not_resolved", "gateway_down", "stopped",
     "damaged", "outbox_full", "outbox_broken",
@@ -77,6 +79,16 @@ UNACCOUNTED = Message(
 SITE_PROBE_FAILED = Message(
     "257338d3f015461bb5082a6b497aa592", WARNING, "the site's probe {probe} is not loaded: {why}"
 )
+BALANCED = Message(
+    "5c751236903e46a099d8d1e937c502b7", DEBUG,
+    "books: {sent} bytes left the gateway, {declared} declared, {released} released, "
+    "{unexplained} unexplained",
+)  # fmt: skip
+CLOSED = Message(
+    "aec827f5058f455db8a7a45ee58352bd", INFO,
+    "books closed: {sent} bytes left the gateway, {declared} declared, {released} released, "
+    "{unexplained} unexplained",
+)  # fmt: skip
 RELOADED = Message(
     "dbe86f9c02e144c28c25d8471046aa81",
     INFO,
@@ -167,6 +179,11 @@ def verdict(message: Mapping[str, Any], sink: Sink | None = None) -> None:
         write(UNACCOUNTED, sink, role=role, rule=rule, bytes=amount)
     elif rule != "canary":
         write(DENIED, sink, role=role, rule=rule, count=amount, action=action)
+
+
+def reconciled(last: bool, sink: Sink | None = None, **sums: int) -> None:
+    """Both sides of the books: bytes sent, declared, released, and those that nobody explains."""
+    write(CLOSED if last else BALANCED, sink, **sums)
 
 
 def write(message: Message, sink: Sink | None = None, **values: str | int) -> None:

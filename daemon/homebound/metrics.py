@@ -58,7 +58,9 @@ WALLS = (
 )  # fmt: skip
 REASONS = (
     "app_failed", "app_not_loaded", "timeout", "trainer_died", "malformed", "schema", "not_finite",
-    "too_large", "metric_not_allowed", "too_few_examples", "imprint", "not_approved", "budget", "ledger",
+    "too_large", "metric_not_allowed", "too_few_examples", "imprint", "secagg_stage",
+    "secagg_too_few", "secagg_threshold", "secagg_keys", "secagg_lists", "secagg_required", "not_approved",
+    "budget", "ledger",
 )  # fmt: skip
 PROCESS_STEPS = ("fork", "exec", "exit", "killed", "oom_kill")
 STREAMS = ("refusals", "activity")
@@ -204,6 +206,10 @@ METRICS = (
     Metric(
         "homebound_transmit_unaccounted_bytes_total", "counter",
         "Bytes that the gateway sent and that no declaration or release explains.",
+    ),
+    Metric(
+        "homebound_reconciled_timestamp_seconds", "gauge",
+        "When what the kernel saw leave the gateway was last explained whole; 0 is never.",
     ),
     # rounds and updates
     Metric("homebound_updates_total", "counter", "Answers to tasks that the guard decided on."),

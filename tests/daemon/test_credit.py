@@ -97,17 +97,30 @@ def test_a_taken_gateway_gets_no_more_out_than_its_credit(daemon: Daemon, taken:
 
 
 LAST_WORDS = 4211
+QUIET = "books: 0 bytes left the gateway, 0 declared, 0 released, 0 unexplained"
 
 
 def test_what_leaves_while_it_stops_is_accounted_for(daemon: Daemon, taken: Path) -> None:
     """Within its credit, after the watcher's last look: the books are closed once more at the end."""
     (taken / "gateway/__main__.py").write_text(FAREWELL)
+    minutely = taken / "supervisor/reconciling.py"
+    minutely.write_text(minutely.read_text().replace("EVERY_SECONDS = 60.0", "EVERY_SECONDS = 0.2"))
     sink = Sink()
     daemon.config["federation"] = {"address": sink.address, "insecure": True}
     daemon.start()
     daemon.wait("it", lambda s: bool(s["federation"]["connected"]))
+    until(
+        "the time of the books",
+        lambda: daemon.metrics()["homebound_reconciled_timestamp_seconds"] > 1e9,
+        10.0,
+    )
+    until("two looks", lambda: len([said for said in daemon.lines() if QUIET in said]) > 1, 10.0)
     daemon.stop()
     assert sink.bytes == LAST_WORDS
+    closed = (
+        f"books closed: {LAST_WORDS} bytes left the gateway, 0 declared, 0 released, {LAST_WORDS} unexplained"
+    )
+    assert [said for said in daemon.lines() if "closed" in said] == [f"homebound: {closed}"]
     line = f"violation: {LAST_WORDS} bytes left the gateway unaccounted"
     assert [said for said in daemon.lines() if "unaccounted" in said] == [f"homebound: {line}"]
 

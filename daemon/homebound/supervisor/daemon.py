@@ -19,7 +19,7 @@ from homebound.books import accounts, ledger
 from homebound.errors import ConfigError, HomeboundError
 from homebound.events import Role
 from homebound.rooms import instance, launch, roles, walls
-from homebound.supervisor import goodbye, notify, reload, status
+from homebound.supervisor import goodbye, notify, reconciling, reload, status
 from homebound.supervisor.life import Life, Trials
 from homebound.supervisor.loop import Loop
 from homebound.supervisor.roster import Member, Roster
@@ -77,6 +77,7 @@ class Supervisor:
                 self.life.state = "waiting"
             journal.started(self.config.name, self.config.mode)
             self.notify.ready(status.line(self))
+            self.loop.after("reconcile", reconciling.EVERY_SECONDS, lambda: reconciling.every_minute(self))
             while not self.stopping:
                 self.loop.turn()
         finally:

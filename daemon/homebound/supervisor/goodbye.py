@@ -2,7 +2,8 @@
 """The daemon's end: the trainer first, then a goodbye of the gateway, then roles, cgroups and programs.
 
 Every step is taken, whatever became of those before it, and none hides the error that brought us here.
-May import: errors, events, rooms.instance, journal, supervisor.status, supervisor.daemon (its type).
+May import: errors, events, rooms.instance, journal, supervisor.reconciling, supervisor.daemon (its
+type).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from homebound import journal
 from homebound.errors import HomeboundError
 from homebound.events import Role
 from homebound.rooms import instance
-from homebound.supervisor import status
+from homebound.supervisor import reconciling
 
 if TYPE_CHECKING:
     from homebound.supervisor.daemon import Supervisor
@@ -32,7 +33,7 @@ def end_all(daemon: Supervisor) -> bool:
         lambda: _await_gateway(daemon),
         lambda: daemon.end(Role.GATEWAY),
         lambda: daemon.end(Role.GUARD),
-        lambda: _reconcile(daemon),
+        lambda: reconciling.at_the_end(daemon),
         lambda: daemon.end(Role.WATCHER),
         lambda: instance.remove_tree(daemon.place),
         lambda: daemon.walls.remove() if daemon.walls else None,
@@ -49,17 +50,6 @@ def _take(step: Callable[[], None]) -> bool:
         journal.role_failed("supervisor", f"cannot tidy up: {error}")
         return False
     return True
-
-
-def _reconcile(daemon: Supervisor) -> None:
-    """The books for the last time: the gateway is gone, and its last word was heard.
-
-    What the watcher confirmed before is in the journal already; it waits for seconds, which are not left.
-    """
-    known = daemon.life.violations.get(("unaccounted", Role.GATEWAY.label))
-    left = status.unaccounted(daemon) - (known.count if known else 0)
-    if left > 0:
-        journal.verdict({"role": Role.GATEWAY.label, "rule": "unaccounted", "count": left})
 
 
 def _await_gateway(daemon: Supervisor) -> None:

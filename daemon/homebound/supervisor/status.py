@@ -161,12 +161,16 @@ def _gateway_stream(traffic: TrafficTable) -> int:
     )
 
 
-def unaccounted(daemon: Supervisor) -> int:
-    """Bytes that nobody explains now, of all that the gateway was heard to declare."""
+def gateway_stream(daemon: Supervisor) -> int:
+    """TCP payload that the gateway sent, by the kernel's count of now."""
     if daemon.walls is None:
         return 0
-    traffic = maps.read_traffic(daemon.walls.probes.map_fd("traffic"))
-    return accounts.reconcile(_gateway_stream(traffic), daemon.accounts).bytes
+    return _gateway_stream(maps.read_traffic(daemon.walls.probes.map_fd("traffic")))
+
+
+def unaccounted(daemon: Supervisor, sent: int) -> int:
+    """Bytes of those ``sent`` that nobody explains, after all that the gateway was heard to declare."""
+    return accounts.reconcile(sent, daemon.accounts).bytes
 
 
 def _task(task: accounts.Task) -> dict[str, Any]:

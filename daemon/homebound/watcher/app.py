@@ -183,6 +183,8 @@ class Watcher:
                     self._carry_out(observation)
                 if self._sightings.asked and not self._backlog:
                     self._tell({"type": "question", "number": self._sightings.asked})
+                if self._sightings.is_balanced:
+                    self._metrics.set("homebound_reconciled_timestamp_seconds", self._wall_clock())
             if now >= beat_at:
                 beat_at = now + BEAT_SECONDS
                 self._beat(now)

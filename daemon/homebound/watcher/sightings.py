@@ -57,6 +57,11 @@ class Sightings:
         self._questions = 0
         self._stream = 0
 
+    @property
+    def is_balanced(self) -> bool:
+        """Whether the last look found nothing unexplained but what was confirmed and told before."""
+        return self.unaccounted.bytes <= self.standing.confirmed
+
     def look(self, accounts: Accounts, now: float) -> list[Observation]:
         """Everything new, worst first. ``now``: seconds of a clock that never goes back."""
         before, after = self._last, read(self._counters, self._mode)
