@@ -57,7 +57,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "annotated_types": (f"{H}settings.py", f"{H}valuekinds.py", f"{H}config/reference.py"),
     "bcc": (f"{H}kernel/",),
     "click": (f"{H}cli/", f"{H}gateway/identity.py"),  # Flower's builder raises click's errors
-    "cryptography": (f"{H}gateway/", f"{H}books/signing.py", f"{H}demo/"),
+    "cryptography": (f"{H}gateway/", f"{H}books/signing.py", f"{H}guard/secagg/sealing.py", f"{H}demo/"),
     "ctypes": (f"{H}kernel/", f"{H}leaktest/", f"{H}rooms/canary.py", f"{H}events.py", f"{H}structs.py"),
     "flwr": (
         f"{H}recorddict.py", f"{H}trainer/app.py", f"{H}gateway/federation.py", f"{H}gateway/messages.py",

@@ -8,15 +8,11 @@ May import: records, flwr.app.
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from homebound.records import Record, Records, RecordsError
-
-# A config value that starts so is bytes. A NUL starts no honest text, so a text that has it is refused.
-BYTES_TAG = "\x00base64:"
+from homebound.records import BYTES_TAG, Record, Records, RecordsError, bytes_of, bytes_text
 
 
 def to_records(content: RecordDict) -> Records:
@@ -59,7 +55,7 @@ def _encode(value: Any) -> Any:
     if isinstance(value, list):
         return [_encode(item) for item in value]
     if isinstance(value, bytes):
-        return BYTES_TAG + base64.b64encode(value).decode("ascii")
+        return bytes_text(value)
     if isinstance(value, str) and value.startswith(BYTES_TAG):
         raise RecordsError("a config text starts with a NUL")
     return value
@@ -69,5 +65,5 @@ def _decode(value: Any) -> Any:
     if isinstance(value, list):
         return [_decode(item) for item in value]
     if isinstance(value, str) and value.startswith(BYTES_TAG):
-        return base64.b64decode(value.removeprefix(BYTES_TAG))
+        return bytes_of(value)
     return value

@@ -8,6 +8,8 @@ May import: errors.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import enum
 import json
 import math
@@ -42,6 +44,8 @@ TENSOR_DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("<u1"), "U16": np.dtype("<u2"), "U32": np.dtype("<u4"), "U64": np.dtype("<u8"),
     "BOOL": np.dtype("?"),
 }  # fmt: skip
+# A config value that starts so is bytes. A NUL starts no honest text, so a text that has it is refused.
+BYTES_TAG = "\x00base64:"
 KINDS: tuple[RecordKind, ...] = ("arrays", "metrics", "config")
 
 
@@ -59,6 +63,12 @@ class RefusalCode(enum.StrEnum):
     METRIC_NOT_ALLOWED = "metric_not_allowed"
     TOO_FEW_EXAMPLES = "too_few_examples"
     IMPRINT = "imprint"
+    SECAGG_STAGE = "secagg_stage"
+    SECAGG_TOO_FEW = "secagg_too_few"
+    SECAGG_THRESHOLD = "secagg_threshold"
+    SECAGG_KEYS = "secagg_keys"
+    SECAGG_LISTS = "secagg_lists"
+    SECAGG_REQUIRED = "secagg_required"
     NOT_APPROVED = "not_approved"
     BUDGET = "budget"
     LEDGER = "ledger"
@@ -79,6 +89,21 @@ class Record:
 
 
 Records: TypeAlias = tuple[Record, ...]
+
+
+def bytes_text(content: bytes) -> str:
+    """Bytes as a config value."""
+    return BYTES_TAG + base64.b64encode(content).decode("ascii")
+
+
+def bytes_of(value: Value) -> bytes:
+    """The bytes that a config value is. Raises RecordsError when it is something else."""
+    if not isinstance(value, str) or not value.startswith(BYTES_TAG):
+        raise RecordsError("a config value is not bytes")
+    try:
+        return base64.b64decode(value.removeprefix(BYTES_TAG), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RecordsError("a config value is not Base64") from error
 
 
 def pack(records: Records) -> tuple[list[dict[str, Any]], bytes]:

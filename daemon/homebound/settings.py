@@ -186,6 +186,22 @@ class GuardSettings:
             "uses PyTorch's loader, by that. A hostile app can lie about both. 0 asks for none."
         ),
     )
+    secagg_required: bool = field(
+        default=False,
+        metadata=about(
+            "Release nothing but masked updates: a federation that does not add up securely gets none."
+        ),
+    )
+    secagg_min_devices: Annotated[int, Ge(3), Le(256)] = field(
+        default=3, metadata=about("Fewest devices that a secure sum may be of, this one included.")
+    )
+    secagg_peers: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            "Ledger keys of the devices to add up with (`homebound ledger verify` prints a device's own). "
+            "Empty: whomever the federation names."
+        ),
+    )
     max_update_bytes: Annotated[int, Ge(1024), Le(2**40)] = field(
         default=536870912, metadata=about("Largest update that is looked at.", "bytes")
     )

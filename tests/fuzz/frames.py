@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / folder) for folder in ("daemon", "tests")]
 
 with atheris.instrument_imports(include=["homebound", "json"]):
-    from fuzz import parsing
+    from fuzz import parsing, stages
     from homebound import channel
 
 CORPUS = ROOT / "build/fuzz/corpus"
@@ -24,7 +24,9 @@ DICTIONARY = CORPUS.parent / "words.dict"
 WORDS = (
     "records name kind keys values arrays metrics config task run round message_type run_config counted "
     "update train evaluate query dtype shape data_offsets __metadata__ F16 F32 F64 I64 U8 BOOL 0.0 0.1 1.0 "
-    "num-examples loss accuracy null true NaN Infinity 1e999"
+    "num-examples loss accuracy null true NaN Infinity 1e999 secaggplus_configs stage setup share_keys "
+    "collect_masked_vectors unmask sample_num share_num threshold clipping_range target_range mod_range "
+    "max_weight srcs ctxts active_nids dead_nids"
 ).split()
 
 
@@ -36,6 +38,9 @@ def seed() -> None:
         header = channel.encode_header(frame)
         for part, content in enumerate((parsing.wire(header, bytes(frame.body)), header, bytes(frame.body))):
             (CORPUS / f"seed-{sender}-{part}").write_bytes(bytes([sender | part << 1]) + content)
+    for stage in stages.honest():
+        head = bytes([parsing.TASKS | parsing.HEADER << 1])
+        (CORPUS / f"seed-{stage}").write_bytes(head + channel.encode_header(parsing.asked(stage)))
 
 
 def main() -> None:

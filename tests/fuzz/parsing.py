@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from fuzz import stages
 from homebound import channel
 from homebound.channel import Frame, FrameReader
 from homebound.guard import models, release
 from homebound.guard.checks import Refusal
 from homebound.guard.release import Task
+from homebound.guard.secagg import forms
 from homebound.records import Record, pack
 from homebound.settings import GuardSettings
 
@@ -56,6 +58,12 @@ FRAMES = {
 }
 
 
+def asked(stage: str) -> Frame:
+    """The frame by which an honest server asks for a stage, with the body of a good task."""
+    records = (*MODEL, stages.honest()[stage])
+    return frame_of("task", {"task": "t", "run": "r", "round": 1, "message_type": "train"}, records)
+
+
 def wire(header: bytes, body: bytes) -> bytes:
     return channel.PREFIX.pack(channel.MAGIC, len(header), len(body)) + header + body
 
@@ -91,6 +99,10 @@ def judge(data: bytes) -> str:
 def take_task(frame: Frame) -> str:
     task = release.read_task(frame.header, frame.body)
     models.check_model(task.records)
+    values = forms.values_of(task.records) if task.message_type == "train" else None
+    if values is not None:
+        stages.session(SETTINGS, values[forms.STAGE]).receive(task)
+        return "stage"
     return "task"
 
 

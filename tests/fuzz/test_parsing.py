@@ -6,11 +6,11 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuzz import parsing
+from fuzz import parsing, stages
 from homebound import channel
 from homebound.records import RefusalCode
 
-WORDS = {"nothing", "no frame", "task", "released", *RefusalCode}
+WORDS = {"nothing", "no frame", "task", "stage", "released", *RefusalCode}
 
 
 def test_the_good_inputs_are_good() -> None:
@@ -26,6 +26,12 @@ def test_the_good_inputs_are_good() -> None:
         for part, content in parts.items():
             for filler in (0, 8, 248):
                 assert parsing.judge(bytes([sender | part << 1 | filler]) + content) == word
+
+
+def test_each_stage_of_secure_aggregation_is_reached() -> None:
+    for stage in stages.honest():
+        header = channel.encode_header(parsing.asked(stage))
+        assert parsing.judge(bytes([parsing.TASKS | parsing.HEADER << 1]) + header) == "stage", stage
 
 
 @settings(max_examples=300, deadline=None)

@@ -139,6 +139,15 @@ class LedgerWriter:
         self._signer = signer
         self._clock = clock
 
+    @property
+    def public(self) -> str:
+        """Who signs: the public key as 64 hexadecimal digits."""
+        return self._signer.public
+
+    def sign(self, digest: str, prefix: bytes) -> str:
+        """Sign something else than an entry, which ``prefix`` tells apart from one."""
+        return self._signer.sign(digest, prefix)
+
     def append(
         self,
         kind: str,

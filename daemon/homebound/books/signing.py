@@ -31,9 +31,9 @@ class Signer:
         self._key = Ed25519PrivateKey.from_private_bytes(seed)
         self.public = self._key.public_key().public_bytes_raw().hex()
 
-    def sign(self, digest: str) -> str:
-        """The signature over a hash, as 128 hexadecimal digits."""
-        return self._key.sign(SIGNED_PREFIX + digest.encode("ascii")).hex()
+    def sign(self, digest: str, prefix: bytes = SIGNED_PREFIX) -> str:
+        """The signature over a hash, as 128 hexadecimal digits. ``prefix``: what the hash is one of."""
+        return self._key.sign(prefix + digest.encode("ascii")).hex()
 
 
 class Verifier:
@@ -45,13 +45,13 @@ class Verifier:
         except ValueError:
             self._key = None
 
-    def is_signed(self, digest: str, signature: str) -> bool:
+    def is_signed(self, digest: str, signature: str, prefix: bytes = SIGNED_PREFIX) -> bool:
         """Whether this key made the signature over the hash. False for what is no signature at all."""
         try:
             # One spelling only: fromhex() passes over spaces and takes capitals.
             if self._key is None or SIGNATURE.fullmatch(signature) is None:
                 return False
-            self._key.verify(bytes.fromhex(signature), SIGNED_PREFIX + digest.encode("ascii"))
+            self._key.verify(bytes.fromhex(signature), prefix + digest.encode("ascii"))
         except (InvalidSignature, ValueError, TypeError):
             return False
         return True

@@ -26,7 +26,7 @@ from homebound.errors import ConfigError
 from homebound.events import Role
 from homebound.kernel import sandbox
 from homebound.rooms import roles, rootfs, users
-from homebound.settings import Settings
+from homebound.settings import Settings, is_sha256
 
 # A multiplier below it has no square.
 TINY = 1e-150
@@ -293,6 +293,17 @@ def _budget(values: Values) -> Iterator[Fault]:
             )
 
 
+def _peers(values: Values) -> Iterator[Fault]:
+    """A mistyped key is a device that is never there; fewer devices than the least, a sum that never is."""
+    peers, least = values["guard.secagg_peers"], values["guard.secagg_min_devices"]
+    for peer in peers:
+        if not is_sha256(peer):
+            yield Fault("guard.secagg_peers", f"{peer!r} is no key of a ledger", "64 hexadecimal digits each")
+    if peers and len({*peers}) + 1 < least:
+        names = f"names {len({*peers})} devices, and {least} make a sum"
+        yield Fault("guard.secagg_peers", names, "name more, or lower guard.secagg_min_devices")
+
+
 CHECKS: Mapping[tuple[str, ...], Callable[[Values], Iterator[Fault]]] = {
     ("app.path",): _app,
     ("app.path", "app.tree_sha256"): _approved,
@@ -308,4 +319,5 @@ CHECKS: Mapping[tuple[str, ...], Callable[[Values], Iterator[Fault]]] = {
     ("paths.run", "data.path"): _run_in_data,
     ("paths.run", "name"): _socket,
     ("guard.noise_multiplier", "guard.delta", "guard.epsilon_limit", "guard.run_epsilon_limit"): _budget,
+    ("guard.secagg_peers", "guard.secagg_min_devices"): _peers,
 }

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from flwr.app import ConfigRecord, Error, Message
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.constant import ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
@@ -40,6 +40,8 @@ UNREADABLE = (ValueError, TypeError, KeyError, RecursionError, UnexpectedObjectC
 NAME = re.compile(r"[0-9a-f]{64}")
 # Where Flower's strategies say which round it is; its own field for it (group_id) stays empty.
 ROUND_KEY = "server-round"
+# Flower's record of what belongs to secure aggregation (secaggplus_constants.py).
+MASKED = "secaggplus_configs"
 # The words of a reply without an update. One for all refusals, so that they tell nothing about the data.
 NO_UPDATE = "no update from this device"
 NOT_APPROVED = "the app of this run is not approved on this device"
@@ -104,7 +106,17 @@ def _round(message: Message) -> int:
 
 def update(given: Assignment, round_number: int, records: Records) -> Parcel:
     """The reply with a released update."""
-    return _parcel(given, round_number, lambda: Message(from_records(records), reply_to=given.message), True)
+    return _parcel(given, round_number, lambda: Message(_content(records), reply_to=given.message), True)
+
+
+def _content(records: Records) -> RecordDict:
+    """The records as Flower's. Masked arrays travel as bytes among the values of their stage."""
+    content = from_records(records)
+    masked = content.array_records.get(MASKED)
+    if masked is not None:
+        del content[MASKED]
+        content[MASKED] = ConfigRecord({"masked_params": [array.data for array in masked.values()]})
+    return content
 
 
 def no_update(given: Assignment, round_number: int, *, approved: bool = True) -> Parcel:

@@ -23,6 +23,7 @@ from homebound.guard.books import Books
 from homebound.guard.credit import Purse
 from homebound.guard.options import read_options
 from homebound.guard.privacy import gaussian
+from homebound.guard.secagg.session import Session
 
 
 def main() -> int:
@@ -47,6 +48,7 @@ def main() -> int:
                 socket.socket(fileno=arguments.gateway),
                 Books(writer, options.guard, time.time),
                 Purse(arguments.credit_fd, time.monotonic),
+                Session(options.guard, writer, os.urandom),
                 time.monotonic,
                 gaussian,
             ).run()

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from homebound import channel, control
 from homebound.channel import ChannelClosed, ChannelError, Frame
 from homebound.errors import HomeboundError
-from homebound.guard import models, release
+from homebound.guard import intake, models, release
 from homebound.guard.books import VERIFY_SECONDS, Books
 from homebound.guard.checks import Refusal
 from homebound.guard.credit import Purse
@@ -28,13 +28,13 @@ from homebound.guard.options import Options
 from homebound.guard.pace import Pace
 from homebound.guard.privacy import Noise
 from homebound.guard.release import Release, Task
+from homebound.guard.secagg.session import KIND, Session
 from homebound.records import RefusalCode
 
 # The codes that a trainer may say about itself. Any other word of it is a broken frame.
 TRAINER_CODES = {code.value: code for code in (RefusalCode.APP_FAILED, RefusalCode.APP_NOT_LOADED)}
 # What a body has besides the arrays: names, shapes and padding (safetensors' header).
 BODY_OVERHEAD = 1 << 20
-HEADER_ROOM = 1 << 16
 # How long a release that is in the ledger may still take to reach the gateway after the word to stop.
 STOP_SECONDS = 2.0
 WANTED = {"type": "trainer_wanted"}
@@ -59,6 +59,7 @@ class Guard:
         gateway: socket.socket,
         books: Books,
         purse: Purse,
+        session: Session,
         clock: Callable[[], float],
         noise: Noise,
     ) -> None:
@@ -67,6 +68,7 @@ class Guard:
         self._gateway = Link(gateway, options.guard.max_update_bytes)
         self._books = books
         self._purse = purse
+        self._session = session
         self._clock = clock
         self._noise = noise
         self._trainer: Link | None = None
@@ -158,32 +160,28 @@ class Guard:
         self._begin(frame)
 
     def _begin(self, frame: Frame) -> None:
+        task = intake.unread(frame)
         try:
-            task = release.read_task(frame.header, frame.body)
-            _check_header(frame)
+            task = intake.read(frame)
+            models.check_model(task.records)
+            wanted = self._session.receive(task)
+            trains = self._session.begins or not isinstance(wanted, Release)
+            if trains and not self._books.affords(task):
+                raise Refusal(RefusalCode.BUDGET)
         except Refusal as refusal:
-            self._refuse(_unread_task(frame), refusal.code)
+            self._refuse(task, refusal.code)
             return
-        objection = self._object(task)
-        if objection is not None:
-            self._refuse(task, objection)
+        kind = KIND if isinstance(wanted, Release) else task.message_type
+        self._tell({"type": "started", "task": task.task, "round": task.round, "kind": kind})
+        if isinstance(wanted, Release):
+            self._release(dataclasses.replace(task, message_type=kind, records=()), wanted)
             return
-        self._tell({"type": "started", "task": task.task, "round": task.round, "kind": task.message_type})
-        self._pending = Pending(task, frame, self._clock() + self._options.round_timeout_seconds)
+        passed_on = frame if wanted is task else intake.passed_on(frame, wanted)
+        self._pending = Pending(wanted, passed_on, self._clock() + self._options.round_timeout_seconds)
         if self._trainer is None:
             self._tell(WANTED)
         else:
             self._send_task()
-
-    def _object(self, task: Task) -> RefusalCode | None:
-        """Why the app should not even begin with a task."""
-        if not self._books.affords(task):
-            return RefusalCode.BUDGET
-        try:
-            models.check_model(task.records)
-        except Refusal as refusal:
-            return refusal.code
-        return None
 
     def _refuse(self, task: Task, code: RefusalCode) -> None:
         """Say no to the gateway. That the ledger cannot note it stops nothing: nothing of the app leaves."""
@@ -193,6 +191,8 @@ class Guard:
             _complain(f"a refusal is not in the ledger: {error}")
         self._pace.ended(began=self._pending is not None)
         self._pending = None
+        if task.message_type != "evaluate":
+            self._session.forget()
         self._gateway.queue(Frame("refusal", {"task": task.task, "code": code.value}))
         self._tell({"type": "refused", "task": task.task, "round": task.round, "code": code.value})
         self._tell(self._books.report())
@@ -284,10 +284,15 @@ class Guard:
         self._decision = None
         if decision is None or pending is None:
             return
-        if isinstance(decision, Release):
-            self._release(pending.task, decision)
+        try:
+            decided = self._session.mask(decision) if isinstance(decision, Release) else decision
+        except Refusal as refusal:
+            decided = refusal.code
+        del decision
+        if isinstance(decided, Release):
+            self._release(pending.task, decided)
         else:
-            self._refuse(pending.task, decision)
+            self._refuse(pending.task, decided)
         if self._trainer is None:
             return
         if self._options.warm:
@@ -305,7 +310,7 @@ class Guard:
             _complain(f"no release without an entry: {error}")
             self._refuse(task, RefusalCode.LEDGER)
             return
-        self._pace.ended(began=True)
+        self._pace.ended(began=self._pending is not None)
         self._pending = None
         granted = self._purse.grant(payload.size, decision.arrays)
         facts = {"task": task.task, "sha256": payload.sha256, "entry": entry.number}
@@ -367,22 +372,6 @@ def _is_text(frame: Frame, key: str) -> bool:
     return isinstance(frame.header.get(key), str)
 
 
-def _check_header(frame: Frame) -> None:
-    """A task's header can be passed on, and leaves room for what a release says besides the names in it."""
-    try:
-        size = len(channel.encode_header(frame))
-    except (ValueError, ChannelError) as error:  # a number such as 1e999 is read, but cannot be written
-        raise Refusal(RefusalCode.MALFORMED) from error
-    if size > channel.MAX_HEADER - HEADER_ROOM:
-        raise Refusal(RefusalCode.TOO_LARGE)
-
-
 def _code(error: ChannelError) -> RefusalCode:
     """Over the size limit, or no frame at all. The limit is the reader's, which took no memory for it."""
     return RefusalCode.TOO_LARGE if isinstance(error, channel.FrameTooLarge) else RefusalCode.MALFORMED
-
-
-def _unread_task(frame: Frame) -> Task:
-    """What can be said of a task that could not be read."""
-    task = frame.header.get("task")
-    return Task(task if release.is_name(task) else "", "", 0, "", ())

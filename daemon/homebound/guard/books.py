@@ -110,11 +110,13 @@ class Books:
 
 
 def _metrics(decision: Release) -> dict[str, int | float]:
-    """The metrics as they leave."""
-    for record in decision.records:
-        if record.kind == "metrics":
-            return dict(zip(record.keys, record.values, strict=True))
-    return {}
+    """The metrics as they leave; those of a masked update are config values."""
+    return {
+        key: value
+        for record in decision.records
+        if record.kind == "metrics" or record.name == "fitres.metrics"
+        for key, value in zip(record.keys, record.values, strict=True)
+    }
 
 
 def _finite(value: float) -> float | None:

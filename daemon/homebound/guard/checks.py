@@ -79,12 +79,12 @@ def check_shapes(expected: Records, update: Records) -> None:
 def check_dtypes(expected: Records, update: Records) -> None:
     """Each array has the dtype of the task's, and one that may cross.
 
-    One exception: an integer array of the app may face float64 in the task. Averaging in the federation
-    divides integers and so sends them back as float64 (flwr 1.42, aggregate_arrayrecords).
+    One exception: any array of the app may face float64 in the task. Averaging in the federation divides
+    integers and so sends them back as float64, and secure aggregation does so with all arrays (flwr 1.42,
+    aggregate_arrayrecords and unmask_stage). What leaves has the task's dtype.
     """
     for wanted, given in pairs(expected, update):
-        averaged = wanted.dtype == np.float64 and given.dtype.kind in "iub"
-        if given.dtype not in DTYPES or (wanted.dtype != given.dtype and not averaged):
+        if given.dtype not in DTYPES or wanted.dtype not in (given.dtype, np.float64):
             raise Refusal(RefusalCode.SCHEMA)
 
 
