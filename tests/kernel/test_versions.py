@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Upgrade and downgrade: what another version pinned is replaced without a gap, and nothing of it is left.
 
-The other versions are built here from our sources with other layouts: an older one with a program that is no more
-and smaller maps, a newer one with larger values, another program, and pins in places unknown to us.
+The other versions are built here from our sources with other layouts: an older one with a program that is no
+more and smaller maps, a newer one with larger values, another program, and pins in places unknown to us.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from homebound.events import Program, Role, SettingsRecord
+from homebound.events import Program, Role
 from homebound.kernel import libbpf
 from homebound.kernel.probes import Probes
+from homebound.structs import SettingsRecord
 from kernel.conftest import ROOT
 from kernel.rig import child, in_child
 from kernel.test_probes import LEVEL, may_make_a_socket

@@ -26,7 +26,8 @@ from homebound.errors import ConfigError
 from homebound.events import Role
 from homebound.kernel import sandbox
 from homebound.rooms import roles, rootfs, users
-from homebound.settings import Settings, is_sha256
+from homebound.settings import Settings
+from homebound.valuekinds import is_sha256
 
 # A multiplier below it has no square.
 TINY = 1e-150
