@@ -19,6 +19,7 @@ import pytest
 
 from homebound.events import Role
 from homebound.kernel import features, maps
+from homebound.kernel.job import Loader
 from homebound.kernel.probes import Probes
 from kernel.rig import child, in_child, in_fresh_network, remove_cgroup
 
@@ -81,7 +82,8 @@ def transfer(cgroup: Path, allow: Callable[[int], None]) -> Any:
     return in_fresh_network(scene)
 
 
-def test_cost() -> None:
+@pytest.mark.parametrize("loader", ["libbpf", "bcc"])
+def test_cost(loader: Loader) -> None:
     """The table."""
     mount = features.cgroup2_mounts()[0]
     root = mount / f"homebound-bench-{os.getpid()}"
@@ -96,8 +98,8 @@ def test_cost() -> None:
             "seconds": transfer(root / "gateway", lambda _: None),
         }
         began = time.perf_counter()
-        probes = Probes.load(OBJECTS, root, level, True, pins)
-        print(f"\nload, attach and pin: {(time.perf_counter() - began) * 1e3:.1f} ms")
+        probes = Probes.load(OBJECTS, root, level, True, pins, loader=loader)
+        print(f"\n{loader}: load, attach and pin: {(time.perf_counter() - began) * 1e3:.1f} ms")
         try:
             measure(probes, root, bare)
         finally:

@@ -69,6 +69,7 @@ def load(folder: Path, place: Instance) -> Site:
     try:
         answer = _run(folder, site, place)
     except (HomeboundError, OSError) as error:
+        pins.remove(place.pins, (FOLDER,))  # what a child that was ended half-way had in place
         states = [{"name": name, "reason": str(error), "hint": ""} for name in names]
         answer = {"probes": states, "plans": [], "cut": 0}
     for state in answer["probes"]:
