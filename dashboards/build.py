@@ -19,8 +19,11 @@ DOCS = FOLDER.parent / "docs"
 
 
 def text(made: Dashboard) -> str:
-    """The JSON, the same for the same dashboard."""
-    encoded: str = JSONEncoder(sort_keys=True, indent=2).encode(made.build())
+    """The JSON, the same for the same dashboard. Panels are numbered: links and alerts name them by that."""
+    built = made.build()
+    for number, panel in enumerate(built.panels or (), 1):
+        panel.id_val = number
+    encoded: str = JSONEncoder(sort_keys=True, indent=2).encode(built)
     return encoded + "\n"
 
 

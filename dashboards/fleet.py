@@ -25,16 +25,22 @@ from grafana_foundation_sdk.builders import dashboard
 
 GATEWAY = 'role="gateway"'
 AGE = f"time() - homebound_canary_timestamp_seconds{{{HERE}}}"
-# One point for each kind of trouble that a device has.
-TROUBLES = (
-    f"{grown('homebound_violations_total', 'job, instance', RANGE)} > bool 0",
-    f"{grown('homebound_transmit_unaccounted_bytes_total', 'job, instance', RANGE)} > bool 0",
-    f"max by (job, instance) (homebound_training_stopped{{{HERE}}})",
-    f"max by (job, instance) (homebound_enforce{{{HERE}}}) == bool 0",
-    f"max by (job, instance) (homebound_federation_connected{{{HERE}}}) == bool 0",
-    f"max by (job, instance) ({AGE}) > bool 3 * max by (job, instance) "
-    f"(homebound_canary_interval_seconds{{{HERE}}})",
+LATE = f"3 * max by (instance) (homebound_canary_interval_seconds{{{HERE}}})"
+ONE_DEVICE = "/d/homebound-host?var-instance=${__value.text}&${__url_time_range}"
+UP = f"max by (instance) (up{{{HERE}}})"
+# Points for each kind of trouble that a device has; one that does not answer has no other figures.
+POINTS = (
+    (10, f"({grown('homebound_violations_total', 'instance', RANGE)} > bool 0)"),
+    (10, f"({grown('homebound_transmit_unaccounted_bytes_total', 'instance', RANGE)} > bool 0)"),
+    (10, f"max by (instance) (homebound_training_stopped{{{HERE}}})"),
+    (
+        10,
+        f"(max by (instance) ({AGE}) > bool {LATE})",
+    ),
+    (1, f"(max by (instance) (homebound_enforce{{{HERE}}}) == bool 0)"),
+    (1, f"(max by (instance) (homebound_federation_connected{{{HERE}}}) == bool 0)"),
 )
+TROUBLE = f"({' + '.join(f'{points} * {what}' for points, what in POINTS)}) * ({UP} == 1) or 100 * (1 - {UP})"
 
 
 def build() -> dashboard.Dashboard:
@@ -117,11 +123,13 @@ def _devices() -> Iterator[Any]:
     yield rows(
         Panel(
             "Worst first",
-            "One trouble each for violations, unaccounted bytes, stopped training, mode observe, federation "
-            "away and walls not tried for three intervals, in the time shown.",
+            "100 points for a device that does not answer; ten each for violations, unaccounted bytes, "
+            "stopped training and walls not tried for three intervals; one each for mode observe and "
+            "federation away.",
             "short",
             (
-                Query("sum by (instance) (" + " + ".join(f"({trouble})" for trouble in TROUBLES) + ")", ""),
+                Query(TROUBLE, ""),
+                Query(UP, ""),
                 Query(grown("homebound_violations_total", "instance", RANGE), ""),
                 Query(grown("homebound_transmit_unaccounted_bytes_total", "instance", RANGE), ""),
                 Query(f"max {each} (homebound_training_stopped{{{HERE}}})", ""),
@@ -143,28 +151,31 @@ def _devices() -> Iterator[Any]:
         key="instance",
         columns={
             "instance": "device",
-            "Value #A": "troubles",
-            "Value #B": "violations",
-            "Value #C": "unaccounted",
-            "Value #D": "training",
-            "Value #E": "mode",
-            "Value #F": "walls tried",
-            "Value #G": "connected",
-            "Value #H": "released",
-            "Value #I": "refused",
-            "Value #J": "budget spent",
+            "Value #A": "points",
+            "Value #B": "seen",
+            "Value #C": "violations",
+            "Value #D": "unaccounted",
+            "Value #E": "training",
+            "Value #F": "mode",
+            "Value #G": "walls tried",
+            "Value #H": "connected",
+            "Value #I": "released",
+            "Value #J": "refused",
+            "Value #K": "budget spent",
             "version": "version",
         },
-        worst="troubles",
+        worst="points",
         looks={
-            "troubles": Query("", "", "short", steps=BAD_FROM_ONE),
+            "device": Query("", "", link=ONE_DEVICE),
+            "points": Query("", "", "short", steps=((None, "green"), (1.0, "orange"), (10.0, "red"))),
+            "seen": Query("", "", words=YES_NO),
             "violations": Query("", "", "short", steps=BAD_FROM_ONE),
-            "unaccounted": Query("", "", "bytes", steps=BAD_FROM_ONE),
+            "unaccounted": Query("", "", "bytes", steps=BAD_FROM_ONE, decimals=0),
             "training": Query("", "", words={"0": ("allowed", "green"), "1": ("STOPPED", "red")}),
             "mode": Query("", "", words={"1": ("enforce", "green"), "0": ("observe", "orange")}),
-            "walls tried": Query("", "", "s"),
+            "walls tried": Query("", "", "s", decimals=0),
             "connected": Query("", "", words=YES_NO),
-            "budget spent": Query("", "", "percentunit", steps=((None, "text"), (0.9, "orange"))),
+            "budget spent": Query("", "", "percentunit", decimals=0, steps=((None, "text"), (0.9, "orange"))),
         },
     )
 
@@ -211,7 +222,7 @@ def _over_time() -> Iterator[Any]:
             "Versions",
             "Devices by the version that they run.",
             "short",
-            (Query(f"count by (version) (homebound_build_info{{{HERE}}})", "{{version}}"),),
+            (Query(f"sort_desc(count by (version) (homebound_build_info{{{HERE}}}))", "{{version}}"),),
         )
     )
     yield bars(
@@ -219,7 +230,7 @@ def _over_time() -> Iterator[Any]:
             "Walls that do not hold",
             "Devices on which the wall did not hold when it was last tried.",
             "short",
-            (Query(f"sum by (wall) (1 - homebound_wall_active{{{HERE}}})", "{{wall}}"),),
+            (Query(f"sort_desc(sum by (wall) (1 - homebound_wall_active{{{HERE}}}))", "{{wall}}"),),
         ),
         steps=((None, "green"), (1.0, "orange")),
     )

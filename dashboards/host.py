@@ -114,7 +114,7 @@ def _sums() -> Iterator[Any]:
     )
     yield values(
         Panel(
-            "Unaccounted bytes",
+            "Unaccounted",
             "Bytes of the gateway that no declaration or release explains, and when all was last explained.",
             "bytes",
             (
@@ -173,8 +173,13 @@ def _rooms() -> Iterator[Any]:
                         "violations",
                         steps=BAD_FROM_ONE,
                     ),
-                    Query(speed("homebound_cpu_seconds_total", more=this), "processor", "percentunit"),
-                    Query(f"sum(homebound_memory_bytes{{{HERE}, {this}}})", "memory", "bytes"),
+                    Query(
+                        speed("homebound_cpu_seconds_total", more=this),
+                        "processor",
+                        "percentunit",
+                        decimals=1,
+                    ),
+                    Query(f"sum(homebound_memory_bytes{{{HERE}, {this}}})", "memory", "bytes", decimals=1),
                 ),
                 width=6,
                 height=8,
@@ -201,7 +206,7 @@ def _sent() -> Iterator[Any]:
     )
     yield lines(
         Panel(
-            "Unaccounted",
+            "Unaccounted bytes",
             "Bytes of the gateway that stood unexplained for several seconds.",
             "bytes",
             (
@@ -231,12 +236,13 @@ def _left() -> Iterator[Any]:
             width=12,
         )
     )
-    yield bars(
+    size = "homebound_update_bytes"
+    yield lines(
         Panel(
-            "Size of releases",
-            "How many releases had up to so many bytes of payload, in the time shown.",
-            "short",
-            (Query(grown("homebound_update_bytes_bucket", "le", window=RANGE), "up to {{le}} B"),),
+            "Size of a release",
+            "Mean payload of a release. A gap is a time without releases.",
+            "bytes",
+            (Query(f"{speed(size + '_sum')} / {speed(size + '_count')}", "mean"),),
             width=7,
         )
     )
@@ -284,9 +290,9 @@ def _refusals() -> Iterator[Any]:
     yield bars(
         Panel(
             "Refused attempts, all roles",
-            "In the time shown. The canary tries on purpose, and the start of a role asks in vain for a name "
-            "service (socket_unix).",
+            "The eight most frequent in the time shown. The canary tries on purpose, and the start of a role "
+            "asks in vain for a name service (socket_unix).",
             "short",
-            (Query(f"topk(12, {grown('homebound_denied_total', 'rule', RANGE)})", "{{rule}}"),),
+            (Query(f"sort_desc(topk(8, {grown('homebound_denied_total', 'rule', RANGE)}))", "{{rule}}"),),
         )
     )

@@ -34,17 +34,13 @@ def rounds() -> Iterator[Any]:
             width=6,
         )
     )
+    rejected = grown("homebound_updates_rejected_total", "reason", window=RANGE)
     yield bars(
         Panel(
             "Refused, by reason",
-            "In the time shown. The federation gets this code and nothing else.",
+            "The eight most frequent in the time shown. The federation gets this code and nothing else.",
             "short",
-            (
-                Query(
-                    grown("homebound_updates_rejected_total", "reason", window=RANGE),
-                    "{{reason}}",
-                ),
-            ),
+            (Query(f"sort_desc(topk(8, {rejected}))", "{{reason}}"),),
             width=6,
         ),
         steps=((None, "green"), (1.0, "orange")),
@@ -189,7 +185,8 @@ def whole() -> Iterator[Any]:
         ),
         key="wall",
         columns={"wall": "wall", "Value": "holds"},
-        worst="wall",
+        worst="holds",
+        least_first=True,
         looks={"holds": Query("", "", words=YES_NO)},
     )
     yield lines(

@@ -46,18 +46,26 @@ RANGE, RATE = "$__range", "$__rate_interval"
 
 Words = Mapping[str, tuple[str, str]]  # value -> text, colour
 YES_NO: Words = {"1": ("yes", "green"), "0": ("no", "red")}
+# A role has one colour in all panels, whatever its place in the legend.
+ROLE_COLOURS: Mapping[str, str] = {
+    "trainer": "red", "guard": "orange", "gateway": "blue", "watcher": "green", "supervisor": "purple",
+    "canary": "yellow", "none": "text",
+}  # fmt: skip
 BAD_FROM_ONE = ((None, "green"), (1.0, "red"))
 
 
 @dataclass(frozen=True)
 class Query:
-    """One query. ``words``, ``unit``, ``decimals``: how its values are shown, where they differ."""
+    """One query. ``unit``, ``words``, ``steps``, ``decimals``, ``link``: how its values are shown, where they
+    differ."""
 
     expr: str
     legend: str
     unit: str = ""
     words: Words | None = None
     steps: tuple[tuple[float | None, str], ...] = ()
+    decimals: int | None = None
+    link: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,11 @@ def lines(panel: Panel, *, stacked: bool = False, least: float | None = 0) -> ti
     _dress(made, panel)
     for query, ref in _named(panel):
         made.with_target(_target(query, ref).range())
+    if any(query.legend == "{{role}}" for query in panel.queries):
+        for role, colour in ROLE_COLOURS.items():
+            made.override_by_name(
+                role, [DynamicConfigValue("color", {"mode": "fixed", "fixedColor": colour})]
+            )
     return made
 
 
@@ -127,7 +140,10 @@ def values(
     )
     if words:
         made.mappings([_mapping(words)])
+    if len(panel.queries) > 1:  # else each panel of a row of them would choose another size
+        made.text(common.VizTextDisplayOptions().title_size(15).value_size(20))
     _dress(made, panel)
+    _count(made, panel)
     for query, ref in _named(panel):
         made.with_target(_target(query, ref).instant())
         if properties := _properties(query):
@@ -142,25 +158,36 @@ def bars(panel: Panel, *, steps: Sequence[tuple[float | None, str]] = ()) -> bar
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
         .orientation(VizOrientation.HORIZONTAL)
         .display_mode(BarGaugeDisplayMode.BASIC)
+        .text(common.VizTextDisplayOptions().title_size(13).value_size(15))
+        .max_viz_height(32)
         .min(0)
         .thresholds(_thresholds(steps or ((None, "blue"),)))
     )
     _dress(made, panel)
+    _count(made, panel)
     for query, ref in _named(panel):
         made.with_target(_target(query, ref).instant())
     return made
 
 
 def rows(
-    panel: Panel, *, key: str, columns: Mapping[str, str], worst: str, looks: Mapping[str, Query]
+    panel: Panel,
+    *,
+    key: str,
+    columns: Mapping[str, str],
+    worst: str,
+    looks: Mapping[str, Query],
+    least_first: bool = False,
 ) -> table.Panel:
     """A table: the queries' answers joined by the label ``key``. ``columns`` names and orders what is shown,
-    ``worst`` is the column that it is sorted by, ``looks`` how a column is shown."""
+    ``worst`` is the column that it is sorted by, most first unless ``least_first``, ``looks`` how a column is
+    shown."""
     order = {name: place for place, name in enumerate(columns)}
     made = (
         table.Panel()
         .thresholds(_thresholds(((None, "text"),)))
-        .sort_by([common.TableSortByFieldState().display_name(worst).desc(True)])
+        .min_width(70)
+        .sort_by([common.TableSortByFieldState().display_name(worst).desc(not least_first)])
     )
     if len(panel.queries) > 1:
         made.with_transformation(
@@ -178,10 +205,11 @@ def rows(
         )
     )
     _dress(made, panel)
+    _count(made, panel)
     for query, ref in _named(panel):
         made.with_target(_target(query, ref).instant().format(PromQueryFormat.TABLE))
     for name, query in looks.items():
-        made.override_by_name(name, _properties(query))
+        made.override_by_name(name, _properties(query) + _coloured(query))
     return made
 
 
@@ -237,6 +265,19 @@ def _dress(made: Any, panel: Panel) -> None:
     made.span(panel.width).height(panel.height)
 
 
+def _count(made: Any, panel: Panel) -> None:
+    """increase() reckons beyond the scrapes that it has and gives 23.2 for 23; a count has no fractions."""
+    if panel.unit == "short":
+        made.decimals(0)
+
+
+def _coloured(query: Query) -> list[DynamicConfigValue]:
+    """A table colours text only where it is told to."""
+    if not query.words and not query.steps:
+        return []
+    return [DynamicConfigValue("custom.cellOptions", {"type": "color-text"})]
+
+
 def _named(panel: Panel) -> list[tuple[Query, str]]:
     return [(query, chr(ord("A") + number)) for number, query in enumerate(panel.queries)]
 
@@ -262,6 +303,10 @@ def _properties(query: Query) -> list[DynamicConfigValue]:
     found: list[DynamicConfigValue] = []
     if query.unit:
         found.append(DynamicConfigValue("unit", query.unit))
+    if query.decimals is not None:
+        found.append(DynamicConfigValue("decimals", query.decimals))
+    if query.link:
+        found.append(DynamicConfigValue("links", [{"title": "Open", "url": query.link}]))
     if query.words:
         found.append(DynamicConfigValue("mappings", [_mapping(query.words)]))
     if query.steps:

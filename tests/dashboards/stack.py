@@ -35,9 +35,17 @@ WEBHOOK = "http://127.0.0.1:9099"
 
 @dataclass
 class Receiver:
-    """The webhook: every notification, as it came and as text."""
+    """The webhook: every notification, as it came and as text, and when on the monotonic clock."""
 
     texts: list[str] = field(default_factory=list)
+    moments: list[float] = field(default_factory=list)
+
+    def arrival(self, **labels: str) -> float:
+        """When the first notification with such an alert came; it must have."""
+        for moment, text in zip(self.moments, self.texts, strict=False):
+            if any(labels.items() <= alert["labels"].items() for alert in json.loads(text)["alerts"]):
+                return moment
+        raise AssertionError(f"no alert {labels}; told: {self.names()}")
 
     def alerts(self, **labels: str) -> list[dict[str, Any]]:
         """All that were told so far and have these labels."""
@@ -63,6 +71,7 @@ def receiving(receiver: Receiver) -> Iterator[int]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
+            receiver.moments.append(time.monotonic())
             receiver.texts.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
             self.send_response(200)
             self.end_headers()
