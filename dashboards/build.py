@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write host.json, fleet.json and docs/metrics.md: `make dashboards`; with a folder, all three there.
+"""Write host.json, fleet.json and what is made in docs/: `make dashboards`; with a folder, all of it there.
 
 They are committed, so that nobody needs this program to use them; a test builds them again and compares.
 """
@@ -33,7 +33,9 @@ def main() -> int:
     for name, part in (("host", host), ("fleet", fleet)):
         (folder / f"{name}.json").write_text(text(part.build()))
     docs = folder if len(sys.argv) > 1 else DOCS
-    (docs / "metrics.md").write_text(reference.page())
+    (docs / "metrics.md").write_text(reference.metrics())
+    (docs / "settings.md").write_text(reference.settings())
+    (docs / "alerts.md").write_text(reference.with_alerts((DOCS / "alerts.md").read_text()))
     return 0
 
 

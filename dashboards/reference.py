@@ -1,9 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/metrics.md, out of the declarations in metrics.py: name, type, labels with their values, help."""
+"""The pages in docs/ that are made from declarations: metrics.md, settings.md, the table in alerts.md."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import yaml
+
+from homebound.config import reference as declared
 from homebound.metrics import METRICS, Metric
+from homebound.settings import sections
+
+RULES = Path(__file__).parent / "rules" / "homebound.rules.yml"
+BEGIN, END = "<!-- made by make dashboards -->\n", "<!-- end -->"
+SETTINGS_COLUMNS = "| setting | default | wanted | meaning |\n|---|---|---|---|\n"
+SETTINGS_HEAD = """# Settings
+
+Made from [settings.py](../daemon/homebound/settings.py) by `make dashboards`; do not edit.
+[configure.md](configure.md) says where settings are written and what to look at first.
+
+"""
 
 HEAD = """# Metrics
 
@@ -21,7 +37,46 @@ them at `/metrics` on `metrics.address` and `metrics.port` (127.0.0.1:10977 unle
 """
 
 
-def page() -> str:
+def settings() -> str:
+    """The whole page of settings: a table for each table."""
+    parts, tables, section = [SETTINGS_HEAD], sections(), "none"
+    for entry in declared.declarations():
+        if entry.section != section:
+            section = entry.section
+            about = " ".join((tables[section].__doc__ or "").split()) if section else "Above the first table."
+            title = f"## [{section}]" if section else "## Top level"
+            parts.append(
+                f"\n{title}\n\n{about}\n\n| setting | default | wanted | meaning |\n|---|---|---|---|\n"
+            )
+        default = "required" if entry.required else f"`{_cell(declared.toml(entry.default))}`"
+        unit = f", in {entry.unit}" if entry.unit else ""
+        wanted = _cell(declared.form(entry.annotation)) + unit
+        parts.append(f"| `{entry.name}` | {default} | {wanted} | {_cell(entry.help)} |\n")
+    return "".join(parts).replace("\n\n\n", "\n\n")
+
+
+def with_alerts(text: str) -> str:
+    """The page of alerts with its table made anew."""
+    head, _, rest = text.partition(BEGIN)
+    return head + BEGIN + _alerts() + END + rest.partition(END)[2]
+
+
+def _alerts() -> str:
+    groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+    rules = {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
+    lines = [
+        f"| [{name}](runbooks.md#{name.lower()}) | {rule['labels']['severity']} "
+        f"| {rule['annotations']['summary']} |\n"
+        for name, rule in rules.items()
+    ]
+    return "| alert | severity | what it says |\n|---|---|---|\n" + "".join(lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def metrics() -> str:
     """The whole page."""
     lines = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
     lines += [

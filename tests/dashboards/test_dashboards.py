@@ -34,8 +34,10 @@ def test_what_is_committed_is_what_build_makes(tmp_path: Path) -> None:
     for name in NAMES:
         made = (tmp_path / f"{name}.json").read_text()
         assert made == (DASHBOARDS / f"{name}.json").read_text(), "run make dashboards"
+    for name in ("metrics.md", "settings.md", "alerts.md"):
+        page = (tmp_path / name).read_text()
+        assert page == (ROOT / "docs" / name).read_text(), "run make dashboards"
     page = (tmp_path / "metrics.md").read_text()
-    assert page == (ROOT / "docs/metrics.md").read_text(), "run make dashboards"
     for metric in METRICS:
         assert f"| `{metric.name}` | {metric.type} |" in page
         assert metric.help in page

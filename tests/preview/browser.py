@@ -56,7 +56,7 @@ def serving() -> Iterator[str]:
 
 
 def height(board: Mapping[str, Any], rows: int = 0) -> int:
-    """How many pixels the board is high, or its first ``rows`` lines of the grid."""
+    """How many pixels the board is high, or ``rows`` lines of it."""
     bottom = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in board["panels"])
     return HEAD + (rows or bottom) * LINE + 8
 
