@@ -9,12 +9,14 @@ struct hb_traffic layout_traffic;
 struct hb_program_state layout_program_state;
 struct hb_stream layout_stream;
 struct hb_processes layout_processes;
+struct hb_calls layout_calls;
 struct hb_event layout_event;
 
 enum hb_role layout_role;
 enum hb_rule layout_rule;
 enum hb_kind layout_kind;
 enum hb_flag layout_flag;
+enum hb_class layout_class;
 enum hb_credit layout_credit;
 enum hb_program layout_program;
 enum hb_direction layout_direction;

@@ -118,6 +118,26 @@ def processes() -> Iterator[Any]:
     )
 
 
+def system_calls() -> Iterator[Any]:
+    """What the trainer asked of the kernel."""
+    yield lines(
+        Panel(
+            "System calls of the trainer",
+            "Calls a second, by class. Empty unless the setting count_calls is on.",
+            "cps",
+            (Query(speed("homebound_trainer_system_calls_total", "class"), "{{class}}"),),
+        )
+    )
+    yield lines(
+        Panel(
+            "Foreign calls",
+            "Calls of the roles by 32-bit tasks or the x32 interface. The filters refuse both.",
+            "short",
+            (Query(grown("homebound_foreign_calls_total", "abi"), "{{abi}}"),),
+        )
+    )
+
+
 def watching() -> Iterator[Any]:
     """What watching costs."""
     run = "homebound_bpf_program_run_seconds_total"

@@ -34,6 +34,10 @@ static __always_inline void hb_call_of(const struct hb_registers *registers, str
 	call->compat = (registers->cs & 0xffff) == HB_USER_32_CS;
 }
 
+#define hb_number_at(REGISTERS) (&(REGISTERS)->orig_ax)
+#define hb_mode_at(REGISTERS) (&(REGISTERS)->cs)
+#define hb_mode_is_compat(MODE) (((MODE) & 0xffff) == HB_USER_32_CS)
+
 #elif defined(__TARGET_ARCH_arm64)
 
 // struct pt_regs in arch/arm64/include/asm/ptrace.h, little endian. x0 holds the result by now, so the first
@@ -55,9 +59,27 @@ static __always_inline void hb_call_of(const struct hb_registers *registers, str
 	call->compat = (registers->pstate & HB_PSTATE_32) != 0;
 }
 
+#define hb_number_at(REGISTERS) (&(REGISTERS)->number)
+#define hb_mode_at(REGISTERS) (&(REGISTERS)->pstate)
+#define hb_mode_is_compat(MODE) (((MODE) & HB_PSTATE_32) != 0)
+
 #else
 #error "no register layout for this architecture: add one above"
 #endif
+
+// The number and whether the task is a 32-bit one, without the arguments: what costs least.
+static __always_inline long hb_read_entry(const void *where, struct hb_call *call)
+{
+	struct hb_registers *registers = (struct hb_registers *)where;
+	long error =
+		bpf_probe_read_kernel(&call->number, sizeof(call->number), hb_number_at(registers));
+	__u64 mode = 0;
+
+	if (!error)
+		error = bpf_probe_read_kernel(&mode, sizeof(mode), hb_mode_at(registers));
+	call->compat = hb_mode_is_compat(mode);
+	return error;
+}
 
 static __always_inline long hb_read_call(const void *where, struct hb_call *call)
 {

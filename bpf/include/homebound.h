@@ -90,6 +90,7 @@ enum hb_program {
 	HB_PROGRAM_PROCESS_EXEC = 9,
 	HB_PROGRAM_PROCESS_EXIT = 10,
 	HB_PROGRAM_PROCESS_MOVE = 11,
+	HB_PROGRAM_CALLS = 12,
 	HB_PROGRAMS_MAX = 64,
 };
 
@@ -140,6 +141,25 @@ enum hb_shape {
 #define HB_SYSCALL_RULE(value) ((value) & 0xffff)
 #define HB_SYSCALL_SHAPE(value) ((value) >> 16)
 
+// What a system call is about.
+enum hb_class {
+	HB_CLASS_OTHER = 0,
+	HB_CLASS_FILE = 1,
+	HB_CLASS_NETWORK = 2,
+	HB_CLASS_PROCESS = 3,
+	HB_CLASS_MEMORY = 4,
+	HB_CLASS_IPC = 5,
+	HB_CLASS_PRIVILEGED = 6,
+	HB_CLASSES_MAX = 8,
+};
+
+// Value of the calls map: system calls of a role since load, each in one place.
+struct hb_calls {
+	__u64 by_class[HB_CLASSES_MAX]; // native ones, with count_calls
+	__u64 compat;                   // of 32-bit tasks
+	__u64 x32;
+};
+
 // Read-only data, written before load.
 struct hb_settings {
 	__u32 role_level; // depth of the role cgroups below the root of the cgroup hierarchy
@@ -147,6 +167,8 @@ struct hb_settings {
 	// What the gateway may send without a grant: bytes of stream a second, and at the most at once.
 	__u32 allowance_rate;
 	__u32 allowance_burst; // 0: the gateway needs no credit
+	__u32 count_calls;     // 1: every system call of a role is counted by its class
+	__u32 unused;
 };
 
 // Key of the allow map. IPv4 addresses are v4-mapped (RFC 4291, 2.5.5.2), so there is one code path.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import enum
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from homebound.structs import EventRecord
@@ -125,6 +126,7 @@ class Program(_Label, enum.IntEnum):
     PROCESS_EXEC = 9
     PROCESS_EXIT = 10
     PROCESS_MOVE = 11
+    CALLS = 12
 
     @property
     def bpf_name(self) -> str:
@@ -189,6 +191,21 @@ class Side(_Label, enum.IntEnum):
     FROM_LOCAL = 1
 
 
+class CallClass(_Label, enum.IntEnum):
+    """What a system call is about."""
+
+    OTHER = 0
+    FILE = 1
+    NETWORK = 2
+    PROCESS = 3
+    MEMORY = 4
+    IPC = 5
+    PRIVILEGED = 6
+
+
+CLASSES_MAX = 8
+
+
 class Shape(_Label, enum.IntEnum):
     """How the arguments of a system call are read before it counts as denied."""
 
@@ -244,6 +261,16 @@ class Processes:
     killed: int
     oom_kills: int
     peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """System calls of a role since load. ``by_class``: native ones, where all are counted; ``compat``: of
+    32-bit tasks; ``x32``: with the numbers of that interface."""
+
+    by_class: Mapping[CallClass, int]
+    compat: int
+    x32: int
 
 
 @dataclass(frozen=True, slots=True)

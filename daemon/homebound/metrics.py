@@ -50,7 +50,7 @@ REQUIRED_PROGRAMS = (
     "hb_sock_create", "hb_connect4", "hb_connect6", "hb_sendmsg4", "hb_sendmsg6", "hb_egress", "hb_ingress",
     "hb_syscall_exit",
 )  # fmt: skip
-WANTED_PROGRAMS = ("hb_process_fork", "hb_process_exec", "hb_process_exit", "hb_process_move")
+WANTED_PROGRAMS = ("hb_process_fork", "hb_process_exec", "hb_process_exit", "hb_process_move", "hb_calls")
 PROGRAMS = (*REQUIRED_PROGRAMS, *WANTED_PROGRAMS)
 KINDS = ("denied", "canary", "role_exit", "attempt", "process_fork", "process_exec", "process_exit")
 WALLS = (
@@ -63,6 +63,7 @@ REASONS = (
     "budget", "ledger",
 )  # fmt: skip
 PROCESS_STEPS = ("fork", "exec", "exit", "killed", "oom_kill")
+ABIS = ("compat", "x32")
 STREAMS = ("refusals", "activity")
 RESOURCES = ("cpu", "memory", "io")
 SCOPES = ("run", "all")
@@ -74,7 +75,7 @@ ROUND_BUCKETS = (1.0, 5.0, 15.0, 60.0, 150.0, 300.0, 600.0)
 
 Combination = tuple[str, ...]
 # Who fills a metric: this process as things happen, or a reader that is asked at each scrape.
-Source = Literal["counted", "traffic", "denied", "processes", "programs", "usage", "collect"]
+Source = Literal["counted", "traffic", "denied", "processes", "calls", "programs", "usage", "collect"]
 # Metric name -> label values -> value; None is for what nobody knows and leaves a gap.
 Readings = Mapping[str, Mapping[Combination, float | None]]
 Reader = Callable[[], Readings]
@@ -173,6 +174,16 @@ METRICS = (
     Metric(
         "homebound_trainer_process_peak_memory_bytes", "gauge",
         "Most memory that one process of the trainer held, of those that ended.", source="processes",
+    ),
+    Metric(
+        "homebound_trainer_system_calls_total", "counter",
+        "System calls of the trainer by class; there while the setting count_calls is on.",
+        ("class",), (), "calls",
+    ),
+    Metric(
+        "homebound_foreign_calls_total", "counter",
+        "System calls of any role but the supervisor by 32-bit tasks, and by the x32 interface.",
+        ("abi",), _each(ABIS), "calls",
     ),
     Metric("homebound_events_undecoded_total", "counter", "Events of a version or kind not known here."),
     Metric("homebound_bpf_loader_info", "gauge", "Who loaded the BPF programs; always 1.", ("loader",), ()),

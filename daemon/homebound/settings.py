@@ -317,6 +317,9 @@ class Settings:
         default="auto",
         metadata=about("Who loads the kernel programs; auto: libbpf, and bcc where that cannot."),
     )
+    count_calls: bool = field(
+        default=False, metadata=about("Count the roles' system calls by class; slows each call of the host.")
+    )
     require: tuple[Wall, ...] = field(
         default=("namespaces", "seccomp", "cgroup-bpf"),
         metadata=about("Walls without which nothing trains."),

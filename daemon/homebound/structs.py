@@ -20,7 +20,14 @@ _U8, _U16, _U32, _U64, _S32 = (
 class SettingsRecord(ctypes.Structure):
     """struct hb_settings"""
 
-    _fields_ = (("role_level", _U32), ("enforce", _U32), ("allowance_rate", _U32), ("allowance_burst", _U32))
+    _fields_ = (
+        ("role_level", _U32),
+        ("enforce", _U32),
+        ("allowance_rate", _U32),
+        ("allowance_burst", _U32),
+        ("count_calls", _U32),
+        ("unused", _U32),
+    )
 
 
 class EndpointRecord(ctypes.Structure):
@@ -78,6 +85,12 @@ class EventRecord(ctypes.Structure):
         ("flags", _U32),
         ("area", _U32),
     )
+
+
+class CallsRecord(ctypes.Structure):
+    """struct hb_calls"""
+
+    _fields_ = (("by_class", _U64 * 8), ("compat", _U64), ("x32", _U64))
 
 
 class ProcessesRecord(ctypes.Structure):

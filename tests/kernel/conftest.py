@@ -30,7 +30,7 @@ BPF_FILE_SYSTEM = Path("/sys/fs/bpf")
 class MakeDevice(Protocol):
     """The fixture ``make_device``."""
 
-    def __call__(self, enforce: bool = True) -> Device: ...
+    def __call__(self, enforce: bool = True, count_calls: bool = False) -> Device: ...
 
 
 class How(TypedDict):
@@ -91,9 +91,9 @@ def make_device(objects: Path, bpf_file_system: Path, device_cgroup: Path, how: 
     pins = bpf_file_system / device_cgroup.name
     made: list[Device] = []
 
-    def make(enforce: bool = True) -> Device:
+    def make(enforce: bool = True, count_calls: bool = False) -> Device:
         level = len(device_cgroup.relative_to(features.cgroup2_mounts()[0]).parts) + 1
-        probes = Probes.load(objects, device_cgroup, level, enforce, pins, **how)
+        probes = Probes.load(objects, device_cgroup, level, enforce, pins, count_calls=count_calls, **how)
         for role in Role:
             if role is not Role.NONE:
                 probes.assign((device_cgroup / role.label).stat().st_ino, role)

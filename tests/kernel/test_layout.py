@@ -22,6 +22,7 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "hb_program_state": structs.ProgramStateRecord,
     "hb_stream": structs.StreamRecord,
     "hb_processes": structs.ProcessesRecord,
+    "hb_calls": structs.CallsRecord,
     "hb_event": structs.EventRecord,
 }
 # Python enum, prefix of the names in C, and the names in C that only bound a table.
@@ -30,6 +31,7 @@ ENUMS: dict[str, tuple[type[enum.IntEnum | enum.IntFlag], str, dict[str, int]]] 
     "hb_rule": (events.Rule, "HB_RULE_", {"HB_RULES_MAX": events.RULES_MAX}),
     "hb_credit": (events.Credit, "HB_CREDIT_", {"HB_CREDIT_MAX": events.CREDIT_MAX}),
     "hb_kind": (events.Kind, "HB_KIND_", {}),
+    "hb_class": (events.CallClass, "HB_CLASS_", {"HB_CLASSES_MAX": events.CLASSES_MAX}),
     "hb_flag": (events.Flag, "HB_FLAG_", {}),
     "hb_program": (events.Program, "HB_PROGRAM_", {"HB_PROGRAMS_MAX": events.PROGRAMS_MAX}),
     "hb_direction": (events.Direction, "HB_", {}),

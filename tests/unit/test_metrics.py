@@ -31,7 +31,7 @@ from homebound.metrics import (
 )
 from homebound.watcher import policy
 
-SOURCES: tuple[Source, ...] = ("traffic", "denied", "processes", "programs", "usage")
+SOURCES: tuple[Source, ...] = ("traffic", "denied", "processes", "calls", "programs", "usage")
 # As many as kernel/features.py can be expected to ask for.
 FEATURES = tuple(f"feature_{i}" for i in range(12))
 

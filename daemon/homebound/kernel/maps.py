@@ -15,12 +15,14 @@ import mmap
 import select
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 from homebound.events import (
+    CallClass,
+    Calls,
     Direction,
     Event,
     Family,
@@ -94,6 +96,21 @@ def read_processes(fd: int) -> Mapping[Role, Processes]:
         counts = cells.read(role)
         found[role] = replace(Processes(*counts), peak_bytes=cells.largest(len(counts) - 1))
     return found
+
+
+def read_calls(fd: int) -> Mapping[Role, Calls]:
+    """Every cell of the map ``calls``."""
+    cells, found = _Cells(fd), {}
+    for role in Role:
+        *counts, compat, x32 = cells.read(role)
+        found[role] = Calls({kind: counts[kind] for kind in CallClass}, compat, x32)
+    return found
+
+
+def read_cells(fd: int, indices: Iterable[int]) -> Mapping[int, int]:
+    """These cells of a map that counts one thing a cell."""
+    cells = _Cells(fd)
+    return {index: cells.read(index)[0] for index in indices}
 
 
 class _Cells:

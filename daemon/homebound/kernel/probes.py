@@ -25,7 +25,7 @@ from homebound.events import (
     Side,
     address_bytes,
 )
-from homebound.kernel import bpf, loading, syscalls
+from homebound.kernel import bpf, calls, loading, syscalls
 from homebound.kernel import pins as folders
 from homebound.kernel.job import Job, Loader
 from homebound.kernel.pins import LINKS, MAPS, PROGRAMS
@@ -49,6 +49,7 @@ OBJECTS: Mapping[str, tuple[Program, ...]] = {
         Program.PROCESS_EXIT,
         Program.PROCESS_MOVE,
     ),
+    "calls": (Program.CALLS,),
 }
 SHARED_MAPS = (
     "role_by_cgroup",
@@ -64,6 +65,9 @@ SHARED_MAPS = (
     "members",
     "processes",
     "armed",
+    "call_class",
+    "calls",
+    "dangerous",
 )
 REQUIRED, WANTED, OFF = "required", "wanted", "off"
 TCP = 6
@@ -119,11 +123,13 @@ class Probes:
         off: Mapping[Program, str] | None = None,
         loader: Loader = "libbpf",
         compiled: Path | None = None,
+        count_calls: bool = False,
     ) -> Probes:
         """Load the objects of a folder and attach them to a cgroup before any task is below it.
 
         ``role_level``: depth of the role cgroups below the root of the hierarchy, which is 0.
         ``allowance``: what the gateway may send besides what is granted; without it, it needs no credit.
+        ``count_calls``: whether every system call of a role is counted by its class.
         ``loader``: who loads; ``compiled``: a file in which bcc's instructions are kept between loads.
         ``pins``: a folder on the BPF file system; what an earlier run left there goes once the new programs
         are in place, and stays when a required one is not. ``off``: programs to leave out, and why.
@@ -131,12 +137,12 @@ class Probes:
         read at all raises.
         """
         free = allowance or Allowance(0, 0)
-        settings = SettingsRecord(role_level, 1 if enforce else 0, free.rate, free.burst)
+        settings = SettingsRecord(role_level, int(enforce), free.rate, free.burst, int(count_calls))
         with _rights_needed(), _descriptor(cgroup) as cgroup_fd:
             old = folders.set_aside(pins)
             probes = cls(pins, os.fstat(cgroup_fd).st_ino, off=off or {})
             try:
-                contents = {"syscall_rule": tuple(_syscall_rules())}
+                contents = {"syscall_rule": tuple(_syscall_rules()), "call_class": tuple(_call_classes())}
                 job = Job(OBJECTS, SHARED_MAPS, contents, bytes(settings), cgroup_fd, pins, probes.off)
                 probes.loader, probes.reasons = loading.load(loader, objects, job, compiled)
                 probes._open()
@@ -267,6 +273,12 @@ def _syscall_rules() -> Iterator[tuple[bytes, bytes]]:
     for number, (rule, shape) in syscalls.numbers().items():
         value = ctypes.c_uint32(syscalls.rule_value(rule, shape))
         yield bytes(ctypes.c_uint32(number)), bytes(value)
+
+
+def _call_classes() -> Iterator[tuple[bytes, bytes]]:
+    """The contents of call_class."""
+    for number, kind in calls.classes().items():
+        yield bytes(ctypes.c_uint32(number)), bytes(ctypes.c_uint32(kind))
 
 
 @contextmanager

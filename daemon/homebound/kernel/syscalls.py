@@ -11,11 +11,13 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Mapping
+from typing import TypeVar
 
 from homebound.errors import HomeboundError
 from homebound.events import Rule, Shape
 
 LIBRARY = "libseccomp.so.2"
+T = TypeVar("T")
 
 # Rule and shape of each list. For SOCKET shapes the program finds the rule by family and type.
 LISTS: Mapping[tuple[Rule, Shape], str] = {
@@ -56,14 +58,19 @@ def names() -> Mapping[str, tuple[Rule, Shape]]:
 
 def numbers() -> Mapping[int, tuple[Rule, Shape]]:
     """Rule and shape by number on this architecture. Raises HomeboundError without libseccomp."""
+    other = dict.fromkeys(BY_INTERRUPT.get(os.uname().machine, ()), (Rule.SOCKET_OTHER, Shape.PLAIN))
+    return other | resolve(names())
+
+
+def resolve(kinds: Mapping[str, T]) -> dict[int, T]:
+    """By number what was by name. Raises HomeboundError without libseccomp."""
     try:
         library = ctypes.CDLL(LIBRARY)
     except OSError as error:
         raise HomeboundError(f"{LIBRARY} cannot be loaded", "install the package libseccomp2") from error
-    resolved = {library.seccomp_syscall_resolve_name(name.encode()): kind for name, kind in names().items()}
-    other = dict.fromkeys(BY_INTERRUPT.get(os.uname().machine, ()), (Rule.SOCKET_OTHER, Shape.PLAIN))
+    resolved = {library.seccomp_syscall_resolve_name(name.encode()): kind for name, kind in kinds.items()}
     # Negative: a call of other architectures, or one newer than the library.
-    return other | {number: kind for number, kind in resolved.items() if number >= 0}
+    return {number: kind for number, kind in resolved.items() if number >= 0}
 
 
 def rule_value(rule: Rule, shape: Shape) -> int:

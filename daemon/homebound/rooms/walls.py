@@ -32,7 +32,7 @@ OBJECTS = Path(__file__).parents[1] / "bpf_objects"
 # What the watcher reads besides the ring buffer; it gets these maps and no others.
 COUNTER_MAPS = ("traffic", "denied", "attempts", "program_state")
 # What wanted programs count; missing where such a program does not load.
-TRACE_MAPS = ("processes",)
+TRACE_MAPS = ("processes", "calls")
 # Roles whose use of processor, memory and disk is exported.
 WATCHED_ROLES = (Role.SUPERVISOR, Role.WATCHER, Role.TRAINER, Role.GUARD, Role.GATEWAY)
 
@@ -137,6 +137,7 @@ def _build(config: Settings, place: Instance, pinboard: bpffs.Hold) -> Walls:
         cgroup=place.root.path,
         role_level=role_cgroups[Role.TRAINER].level(),
         enforce=config.mode == "enforce",
+        count_calls=config.count_calls,
         pins=place.pins,
         allowance=Allowance(granting.rate(config.federation.poll_seconds), granting.BURST_BYTES),
         loader=config.loader,

@@ -22,7 +22,7 @@ from homebound import __version__
 from homebound.books import accounts, ledger, spending
 from homebound.books.anchor import Kept
 from homebound.events import Direction, Processes, Role, Rule, Traffic, TrafficKey, Verdict
-from homebound.kernel import maps
+from homebound.kernel import calls, maps
 from homebound.rooms import bounds
 from homebound.rooms.instance import Instance
 
@@ -126,6 +126,7 @@ def compose(daemon: Supervisor) -> dict[str, Any]:
         "rounds_completed": books.acknowledged,
         "roles": {role.label: _role(daemon, role, traffic, denied) for role in SHOWN_ROLES},
         "walls": walls(daemon),
+        "dangerous_calls": _dangerous_calls(daemon),
         "programs": [vars(state) for state in daemon.walls.probes.programs()] if daemon.walls else [],
         "loader": daemon.walls.probes.loader if daemon.walls else "",
         "site_probes": list(daemon.walls.site.states) if daemon.walls else [],
@@ -202,6 +203,12 @@ def _role(daemon: Supervisor, role: Role, traffic: TrafficTable, denied: DeniedT
         "processes": asdict(processes[role]) if role in processes else None,
         **_used(daemon.place, role),
     }
+
+
+def _dangerous_calls(daemon: Supervisor) -> Mapping[str, int]:
+    """Calls that no role has a use for, by name; nothing where no program looks."""
+    found = daemon.walls.probes.maps if daemon.walls else {}
+    return calls.read_dangerous(found["dangerous"]) if "dangerous" in found else {}
 
 
 def _processes(daemon: Supervisor) -> Mapping[Role, Processes]:

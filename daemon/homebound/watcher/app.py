@@ -122,6 +122,7 @@ class Watcher:
             {
                 "traffic": lambda: readings.of_traffic(counters.traffic(), handed.mode),
                 "denied": lambda: readings.of_denied(counters.denied()),
+                "calls": lambda: readings.of_calls(counters.calls()),
                 "processes": lambda: readings.of_processes(counters.processes()),
                 "programs": lambda: readings.of_programs(counters.programs(), self._programs),
                 "usage": lambda: readings.of_usage(cgroups, self._usage),

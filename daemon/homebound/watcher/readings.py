@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from homebound.events import (
     ACTIVITY,
+    Calls,
     Direction,
     Processes,
     Program,
@@ -45,6 +46,9 @@ class Counters(Protocol):
     def processes(self) -> Mapping[Role, Processes]:
         """What each role's processes did; nothing where no program looks."""
 
+    def calls(self) -> Mapping[Role, Calls]:
+        """System calls of each role; nothing where no program looks."""
+
     def programs(self) -> Mapping[Program, ProgramCounts]:
         """Every program's own counts."""
 
@@ -66,6 +70,9 @@ class MapCounters:
 
     def processes(self) -> Mapping[Role, Processes]:
         return maps.read_processes(self.fds["processes"]) if "processes" in self.fds else {}
+
+    def calls(self) -> Mapping[Role, Calls]:
+        return maps.read_calls(self.fds["calls"]) if "calls" in self.fds else {}
 
     def programs(self) -> Mapping[Program, ProgramCounts]:
         return maps.read_program_state(self.fds["program_state"])
@@ -138,6 +145,21 @@ def of_processes(found: Mapping[Role, Processes]) -> Readings:
     return {
         "homebound_trainer_processes_total": done,
         "homebound_trainer_process_peak_memory_bytes": {(): trainer.peak_bytes if trainer else None},
+    }
+
+
+def of_calls(found: Mapping[Role, Calls]) -> Readings:
+    """System calls of the trainer by class, and those of all roles that came in by another interface."""
+    trainer = found.get(Role.TRAINER)
+    held = [calls for role, calls in found.items() if role not in (Role.NONE, Role.SUPERVISOR)]
+    return {
+        "homebound_trainer_system_calls_total": {
+            (kind.label,): count for kind, count in (trainer.by_class if trainer else {}).items() if count
+        },
+        "homebound_foreign_calls_total": {
+            ("compat",): sum(calls.compat for calls in held) if found else None,
+            ("x32",): sum(calls.x32 for calls in held) if found else None,
+        },
     }
 
 

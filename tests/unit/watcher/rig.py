@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from homebound.events import (
+    CallClass,
+    Calls,
     Direction,
     Event,
     Family,
@@ -70,6 +72,9 @@ class MemoryCounters:
 
     def processes(self) -> Mapping[Role, Processes]:
         return {role: Processes(7, 6, 5, 4, 3, 2, 1) for role in Role}
+
+    def calls(self) -> Mapping[Role, Calls]:
+        return {role: Calls(dict.fromkeys(CallClass, 9), 8, 7) for role in Role}
 
     def programs(self) -> Mapping[Program, ProgramCounts]:
         return {program: ProgramCounts(5, 3, 2) for program in Program}
