@@ -36,6 +36,8 @@ KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe")
 PERF_TYPE_TRACEPOINT, PERF_FLAG_FD_CLOEXEC = 2, 8
 PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 EVERY_TASK, FIRST_CPU = -1, 0
+# What homebound.service does not allow by itself.
+FILTERED = "under systemd add SystemCallFilter=perf_event_open"
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -139,5 +141,6 @@ def _open(wanted: _PerfEvent) -> int:
     )
     if fd < 0:
         error = ctypes.get_errno()
-        raise OSError(error, f"perf_event_open(2): {os.strerror(error)}")
+        more = f"; {FILTERED}" if error == errno.EPERM else ""
+        raise OSError(error, f"perf_event_open(2): {os.strerror(error)}{more}")
     return fd
