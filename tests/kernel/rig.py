@@ -25,8 +25,8 @@ from typing import Any
 
 from homebound.events import Event, Role, Rule, Traffic, TrafficKey
 from homebound.kernel import maps
-from homebound.kernel.bccload import TYPES_WANTED
 from homebound.kernel.probes import Probes
+from homebound.kernel.sources import TYPES_WANTED
 
 CLONE_NEWNET = 0x40000000
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1

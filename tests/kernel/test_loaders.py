@@ -15,11 +15,11 @@ import pytest
 from homebound.events import Role, Rule
 from homebound.kernel import bccchild, bpf, maps
 from homebound.kernel.bccchild import LoaderError
-from homebound.kernel.bcccompile import PROGRAM
 from homebound.kernel.job import Loader
 from homebound.kernel.libbpf import LibbpfError, Library
 from homebound.kernel.loading import SOURCES
 from homebound.kernel.probes import OBJECTS, Probes
+from homebound.kernel.sources import PROGRAM
 from kernel.rig import in_child, unattached
 from kernel.test_probes import may_make_a_socket
 
@@ -157,6 +157,17 @@ def test_auto_turns_to_bcc(fault: str, folder: Path, load: Load, device_cgroup: 
     assert (probes.loader, unattached(probes)) == ("bcc", {})
     assert sorted(path.name for path in probes.pins.iterdir()) == ["links", "maps", "programs"]
     assert blocks(device_cgroup)
+
+
+def test_auto_does_not_ask_bcc_for_what_it_cannot(
+    folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that reads structs of the kernel: no compiler is started for it."""
+    spoil(folder, "processes")
+    monkeypatch.setattr(bccchild, "load", lambda *_: pytest.fail("bcc was asked"))
+    probes = load(folder, "auto")
+    assert probes.loader == "libbpf"
+    assert len(unattached(probes)) == 1
 
 
 def test_auto_keeps_libbpf_when_bcc_is_no_better(folder: Path, load: Load, device_cgroup: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from homebound.events import Event, Flag, Kind, Processes, Program, Role, Rule
 from homebound.kernel import bpf, maps
-from homebound.kernel.bccload import TYPES_WANTED
+from homebound.kernel.sources import TYPES_WANTED
 from kernel.rig import Device, child, in_child
 
 pytestmark = pytest.mark.root

@@ -3,7 +3,7 @@
 
 The only file that imports bcc, and only in a child (kernel/bccload.py): its compiler takes a hundred
 megabytes. bcc makes no map and loads nothing here. What it prints goes to the error. May import: errors,
-kernel.bytecode, kernel.headers. Source: bcc/__init__.py (BPF, dump_func).
+kernel.bytecode, kernel.headers, kernel.sources. Source: bcc/__init__.py (BPF, dump_func).
 """
 
 from __future__ import annotations
@@ -21,10 +21,8 @@ from typing import IO, Any
 from homebound.errors import HomeboundError
 from homebound.kernel import headers
 from homebound.kernel.bytecode import SHAPE_PREFIX, Code, Object, read_shape
+from homebound.kernel.sources import LICENSE, PROGRAM
 
-# As clang-format writes it: the section on a line of its own, then the function.
-PROGRAM = re.compile(r'^SEC\("([^"]+)"\)\s+int (\w+)\(', re.MULTILINE)
-LICENSE = re.compile(r'^char \w+\[\] SEC\("license"\) = "([^"]+)";$', re.MULTILINE)
 # What a file names for itself: functions and macros.
 STATIC = re.compile(r"^static [^=;(]*?(\w+)\(", re.MULTILINE)
 MACRO = re.compile(r"^#define (\w+)", re.MULTILINE)

@@ -3,8 +3,8 @@
 
 Started by kernel/bccchild.py as `python -m homebound.kernel.bccload`; one order in as JSON on its standard
 input, one answer out. What it leaves is what libbpf's way leaves: pins below maps/, programs/ and links/.
-Needs root. May import: errors, kernel.bcccompile, kernel.bpf, kernel.bpfmake, kernel.bytecode, kernel.hooks.
-Source: bpf(2).
+Needs root. May import: errors, kernel.bcccompile, kernel.bpf, kernel.bpfmake, kernel.bytecode, kernel.hooks,
+kernel.sources. Source: bpf(2).
 """
 
 from __future__ import annotations
@@ -20,13 +20,10 @@ from pathlib import Path
 
 from homebound.errors import HomeboundError
 from homebound.kernel import bcccompile, bpf, bpfmake, bytecode, hooks
-from homebound.kernel.bcccompile import PROGRAM, DoesNotCompile
+from homebound.kernel.bcccompile import DoesNotCompile
 from homebound.kernel.bytecode import SETTINGS_NUMBER, Code, Object
+from homebound.kernel.sources import NEEDS_TYPES, SUFFIX, TYPES_WANTED, names
 
-SUFFIX = ".bpf.c"
-# What a file includes that reads the kernel's own structs: their layouts come from BTF, when libbpf loads.
-NEEDS_TYPES = '#include "include/task.bpf.h"'
-TYPES_WANTED = "reads structs of the kernel, which libbpf can do and bcc cannot"
 INCLUDE = "include"
 
 
@@ -134,7 +131,7 @@ def _without_types(paths: Sequence[Path]) -> tuple[list[Path], dict[str, str]]:
     for path in paths:
         text = path.read_text() if path.exists() else ""
         if NEEDS_TYPES in text:
-            reasons |= dict.fromkeys((name for _, name in PROGRAM.findall(text)), TYPES_WANTED)
+            reasons |= dict.fromkeys(names(text), TYPES_WANTED)
         else:
             fit.append(path)
     return fit, reasons
@@ -151,7 +148,7 @@ def compile_all(paths: Sequence[Path], include: Path) -> tuple[tuple[Object, ...
         try:
             objects.append(bcccompile.compile_file(path, include))
         except DoesNotCompile as error:
-            reasons |= dict.fromkeys((name for _, name in PROGRAM.findall(path.read_text())), error.message)
+            reasons |= dict.fromkeys(names(path.read_text()), error.message)
     return tuple(objects), reasons
 
 

@@ -2,9 +2,10 @@
 """Which loader makes the programs: libbpf with what was built, bcc on this host, or whichever does better.
 
 Auto takes libbpf, which is quick and small; bcc only where libbpf cannot load at all or a file does not fit
-this kernel, and then the one that leaves fewer programs out, required ones first. A program whose place this
-kernel does not have is no reason for bcc: it cannot make one.
-May import: events, kernel.bccchild, kernel.job, kernel.libbpf, kernel.pins, kernel.prebuilt.
+this kernel, and then the one that leaves fewer programs out, required ones first. Programs whose place this
+kernel does not have, or that read its structs, are no reason for bcc: it can make neither.
+May import: events, kernel.bccchild, kernel.job, kernel.libbpf, kernel.pins, kernel.prebuilt,
+kernel.sources.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from homebound.kernel import bccchild, pins, prebuilt
 from homebound.kernel.bccchild import LoaderError
 from homebound.kernel.job import Job, Loader, Reasons
 from homebound.kernel.libbpf import NOT_READ, NOT_TAKEN, LibbpfError
+from homebound.kernel.sources import only_for_libbpf
 
 # Beside the folder of the objects: their text, for bcc.
 SOURCES = "bpf_sources"
@@ -39,7 +41,8 @@ def load(loader: Loader, objects: Path, job: Job, compiled: Path | None = None) 
     except LibbpfError as error:
         pins.remove(job.pins, pins.FOLDERS)
         return "bcc", _instead(sources, job, compiled, error)
-    if not any(reason.startswith(MENDABLE) for reason in first.values()):
+    mendable = first.keys() - only_for_libbpf(sources)
+    if not any(first[name].startswith(MENDABLE) for name in mendable):
         return "libbpf", first
     return _better(sources, job, compiled, first)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from homebound.kernel.bcccompile import LICENSE, PROGRAM
+from homebound.kernel.sources import LICENSE, PROGRAM
 
 BPF = Path(__file__).resolve().parents[3] / "bpf"
 DIALECT = (BPF / "include/dialect.bpf.h").read_text()

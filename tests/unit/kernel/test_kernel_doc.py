@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from homebound.events import Program
-from homebound.kernel.bcccompile import PROGRAM
+from homebound.kernel.sources import PROGRAM
 
 ROOT = Path(__file__).resolve().parents[3]
 TRIED = {"6.1", "6.12", "6.18"}
