@@ -2,7 +2,8 @@
 // System calls of a role that nothing refused. Those that no role has a use for (io_uring, bpf, ptrace,
 // namespaces, mounts, modules and the like) are attempts, whatever they return; hb_syscall_exit has the
 // refused ones. They are counted by number, too. On demand (settings.count_calls) every call is counted by class.
-// This runs at each call of the whole host, so it asks first what costs least: the number, then whose it is.
+// This runs at each call of the whole host, which makes short ones dearer by a fifth and more (tests/bench/
+// probes_cost.py); so it is off unless wanted, and asks first what costs least: the number, then whose it is.
 // Root is passed over: a role's starter makes namespaces and mounts for it; a role itself is never root.
 // int 0x80 out of a 64-bit task looks native here.
 #include "include/call.bpf.h"

@@ -34,9 +34,18 @@ static __always_inline void hb_call_of(const struct hb_registers *registers, str
 	call->compat = (registers->cs & 0xffff) == HB_USER_32_CS;
 }
 
-#define hb_number_at(REGISTERS) (&(REGISTERS)->orig_ax)
-#define hb_mode_at(REGISTERS) (&(REGISTERS)->cs)
-#define hb_mode_is_compat(MODE) (((MODE) & 0xffff) == HB_USER_32_CS)
+// The part of the registers around the number.
+struct hb_entry {
+	__u64 orig_ax, ip, cs;
+};
+
+#define HB_ENTRY_AT __builtin_offsetof(struct hb_registers, orig_ax)
+
+static __always_inline void hb_entry_of(const struct hb_entry *entry, struct hb_call *call)
+{
+	call->number = entry->orig_ax;
+	call->compat = (entry->cs & 0xffff) == HB_USER_32_CS;
+}
 
 #elif defined(__TARGET_ARCH_arm64)
 
@@ -59,25 +68,32 @@ static __always_inline void hb_call_of(const struct hb_registers *registers, str
 	call->compat = (registers->pstate & HB_PSTATE_32) != 0;
 }
 
-#define hb_number_at(REGISTERS) (&(REGISTERS)->number)
-#define hb_mode_at(REGISTERS) (&(REGISTERS)->pstate)
-#define hb_mode_is_compat(MODE) (((MODE) & HB_PSTATE_32) != 0)
+struct hb_entry {
+	__u64 pstate, orig_x0;
+	__s32 number;
+	__u32 unused;
+};
+
+#define HB_ENTRY_AT __builtin_offsetof(struct hb_registers, pstate)
+
+static __always_inline void hb_entry_of(const struct hb_entry *entry, struct hb_call *call)
+{
+	call->number = entry->number;
+	call->compat = (entry->pstate & HB_PSTATE_32) != 0;
+}
 
 #else
 #error "no register layout for this architecture: add one above"
 #endif
 
-// The number and whether the task is a 32-bit one, without the arguments: what costs least.
+// The number and whether the task is a 32-bit one, without the arguments: one small read.
 static __always_inline long hb_read_entry(const void *where, struct hb_call *call)
 {
-	struct hb_registers *registers = (struct hb_registers *)where;
-	long error =
-		bpf_probe_read_kernel(&call->number, sizeof(call->number), hb_number_at(registers));
-	__u64 mode = 0;
+	struct hb_entry entry;
+	long error = bpf_probe_read_kernel(&entry, sizeof(entry), where + HB_ENTRY_AT);
 
 	if (!error)
-		error = bpf_probe_read_kernel(&mode, sizeof(mode), hb_mode_at(registers));
-	call->compat = hb_mode_is_compat(mode);
+		hb_entry_of(&entry, call);
 	return error;
 }
 

@@ -63,7 +63,6 @@ REASONS = (
     "budget", "ledger",
 )  # fmt: skip
 PROCESS_STEPS = ("fork", "exec", "exit", "killed", "oom_kill")
-ABIS = ("compat", "x32")
 STREAMS = ("refusals", "activity")
 RESOURCES = ("cpu", "memory", "io")
 SCOPES = ("run", "all")
@@ -182,8 +181,8 @@ METRICS = (
     ),
     Metric(
         "homebound_foreign_calls_total", "counter",
-        "System calls of any role but the supervisor by 32-bit tasks, and by the x32 interface.",
-        ("abi",), _each(ABIS), "calls",
+        "System calls of roles by 32-bit tasks (compat) and by the x32 interface; with count_calls.",
+        ("abi",), (), "calls",
     ),
     Metric("homebound_events_undecoded_total", "counter", "Events of a version or kind not known here."),
     Metric("homebound_bpf_loader_info", "gauge", "Who loaded the BPF programs; always 1.", ("loader",), ()),

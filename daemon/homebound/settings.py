@@ -318,7 +318,8 @@ class Settings:
         metadata=about("Who loads the kernel programs; auto: libbpf, and bcc where that cannot."),
     )
     count_calls: bool = field(
-        default=False, metadata=about("Count the roles' system calls by class; slows each call of the host.")
+        default=False,
+        metadata=about("Look at the roles' system calls that nothing refused. Slows each call of the host."),
     )
     require: tuple[Wall, ...] = field(
         default=("namespaces", "seccomp", "cgroup-bpf"),

@@ -20,7 +20,7 @@ from typing import Any
 
 from homebound.books.accounts import Accounts
 from homebound.errors import PermissionMissing, ServiceUnavailable
-from homebound.events import Role, Side
+from homebound.events import Program, Role, Side
 from homebound.kernel import bpf, bpffs, cgroups, features
 from homebound.kernel.probes import Allowance, Probes, missing
 from homebound.rooms import bounds, granting, instance, metricsport, resolve, siteprobes
@@ -138,6 +138,7 @@ def _build(config: Settings, place: Instance, pinboard: bpffs.Hold) -> Walls:
         role_level=role_cgroups[Role.TRAINER].level(),
         enforce=config.mode == "enforce",
         count_calls=config.count_calls,
+        off={} if config.count_calls else {Program.CALLS: "switched off by the setting count_calls"},
         pins=place.pins,
         allowance=Allowance(granting.rate(config.federation.poll_seconds), granting.BURST_BYTES),
         loader=config.loader,

@@ -157,8 +157,8 @@ def of_calls(found: Mapping[Role, Calls]) -> Readings:
             (kind.label,): count for kind, count in (trainer.by_class if trainer else {}).items() if count
         },
         "homebound_foreign_calls_total": {
-            ("compat",): sum(calls.compat for calls in held) if found else None,
-            ("x32",): sum(calls.x32 for calls in held) if found else None,
+            ("compat",): sum(calls.compat for calls in held),
+            ("x32",): sum(calls.x32 for calls in held),
         },
     }
 

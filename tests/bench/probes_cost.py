@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each BPF program costs a call, and what three workloads lose by all of them. Prints; asserts no time.
+
+Every workload runs with the programs and without them in turn, so that what else the machine does falls on
+both alike; the figures are medians of processor time, which others' load moves least. Storm and stream run outside of the device, the training inside of it.
+Run as root: python tests/bench/probes_cost.py [rounds]
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "daemon"), str(Path(__file__).resolve().parents[1])]
+
+from homebound.events import Program, Role
+from homebound.kernel import features
+from homebound.kernel.probes import Probes
+from kernel.rig import in_child, in_fresh_network, remove_cgroup
+
+OBJECTS = Path(__file__).resolve().parents[2] / "daemon/homebound/bpf_objects"
+ROUNDS = 7
+STORM_BYTES, STREAM_MEGABYTES, EPOCHS = 200_000, 128, 5
+AIMS = {"training": 1.0, "storm": 5.0, "stream": 2.0}
+
+
+@contextmanager
+def device() -> Iterator[Path]:
+    """A root cgroup with one for each role; removed at the end."""
+    root = features.cgroup2_mounts()[0] / f"homebound-cost-{os.getpid()}"
+    for role in Role:
+        (root / role.label).mkdir(parents=True)
+    try:
+        yield root
+    finally:
+        remove_cgroup(root)
+
+
+@contextmanager
+def probes_on(root: Path, off: Mapping[Program, str], count_calls: bool) -> Iterator[Probes]:
+    """The programs attached, without the kernel's statistics, which cost something themselves."""
+    pins = Path("/sys/fs/bpf") / root.name
+    probes = Probes.load(OBJECTS, root, 2, True, pins, off=off, count_calls=count_calls)
+    for role in Role:
+        if role is not Role.NONE:
+            probes.assign((root / role.label).stat().st_ino, role)
+    if probes.stats is not None:
+        os.close(probes.stats)
+        probes.stats = None
+    try:
+        yield probes
+    finally:
+        probes.remove()
+
+
+def storm(root: Path) -> float:
+    """Seconds for one read(2) and one write(2) a byte, as quick as dd can."""
+    del root
+    command = ["dd", "if=/dev/zero", "of=/dev/null", "bs=1", f"count={STORM_BYTES}", "status=none"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def stream(root: Path) -> float:
+    """Seconds for a TCP stream over loopback."""
+    del root
+
+    def sink(server: socket.socket) -> None:
+        peer, buffer = server.accept()[0], bytearray(1 << 20)
+        while peer.recv_into(buffer):
+            pass
+        peer.close()
+
+    def scene() -> float:
+        block = bytes(1 << 20)
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            reader = threading.Thread(target=sink, args=(server,))
+            reader.start()
+            with socket.create_connection(server.getsockname()) as client:
+                began = time.process_time()
+                for _ in range(STREAM_MEGABYTES):
+                    client.sendall(block)
+            reader.join()
+            return time.process_time() - began
+
+    return float(in_fresh_network(scene))
+
+
+def training(root: Path) -> float:
+    """Processor-bound seconds of the digits model in the trainer's cgroup, data from a file as in a round."""
+    return float(in_child(lambda: train(EPOCHS), root / "trainer"))
+
+
+def train(epochs: int) -> float:
+    import torch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    values, labels = torch.randn(1437, 64), torch.randint(0, 10, (1437,))
+    began = time.process_time()
+    for _ in range(epochs):
+        Path("/proc/self/status").read_text()
+        for start in range(0, len(values), 32):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(
+                model(values[start : start + 32]), labels[start : start + 32]
+            )
+            loss.backward()
+            optimizer.step()
+    return time.process_time() - began
+
+
+WORKLOADS: Mapping[str, Callable[[Path], float]] = {"storm": storm, "stream": stream, "training": training}
+CASES: Mapping[str, tuple[Mapping[Program, str], bool]] = {
+    "walls alone": ({program: "bench" for program in Program if not program.is_required}, False),
+    "all programs": ({}, False),
+    "every call counted": ({}, True),
+}
+
+
+def compare(root: Path, rounds: int) -> None:
+    """The table of what is lost."""
+    print(f"{'workload':12}{'without':>10}  ", *(f"{case:>20}" for case in CASES), f"{'aim':>8}")
+    for name, run in WORKLOADS.items():
+        bare: list[float] = []
+        slower: dict[str, list[float]] = {case: [] for case in CASES}
+        for _ in range(rounds):
+            for case, (off, count_calls) in CASES.items():
+                without = run(root)
+                with probes_on(root, off, count_calls):
+                    slower[case].append(run(root) / without)
+                bare.append(without)
+        lost = [f"{100 * (statistics.median(found) - 1):+.1f} %" for found in slower.values()]
+        print(f"{name:12}{statistics.median(bare):10.3f} s", *(f"{text:>20}" for text in lost), end="")
+        print(f"{AIMS[name]:7.0f} %", flush=True)
+
+
+def costs(root: Path) -> None:
+    """The table of the programs; the kernel's statistics add about 30 ns to each run."""
+    pins = Path("/sys/fs/bpf") / root.name
+    probes = Probes.load(OBJECTS, root, 2, True, pins, count_calls=False)
+    try:
+        probes.assign((root / "trainer").stat().st_ino, Role.TRAINER)
+        storm(root)
+        in_child(lambda: train(2), root / "trainer")
+        print(f"{'program':20}{'runs':>10}{'ns a run':>10}")
+        for state in probes.programs():
+            cost = f"{state.run_seconds * 1e9 / state.runs:10.0f}" if state.runs else f"{'-':>10}"
+            print(f"{state.name:20}{state.runs:10}{cost}  {state.reason}")
+    finally:
+        probes.remove()
+
+
+def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
+    with device() as root:
+        import torch  # once, before anything is timed
+
+        del torch
+        compare(root, rounds)
+        costs(root)
+
+
+if __name__ == "__main__":
+    main()
