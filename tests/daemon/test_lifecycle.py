@@ -11,12 +11,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from daemon.conftest import NO_UPDATE, MakeDaemon
 from daemon.federation import Federation
-from daemon.rig import ROLES, Daemon, Document, Ended, is_up, until, user
+from daemon.rig import ROLES, Daemon, Document, Ended, after, is_up, until, user
 
 pytestmark = [
     pytest.mark.root,
@@ -39,17 +40,49 @@ def check_stop(ended: Ended) -> None:
     assert "Traceback" not in "\n".join(ended.lines)
 
 
-@pytest.mark.parametrize("after", [0.3, 0.6, 0.9])
-def test_told_to_stop_while_it_starts(daemon: Daemon, after: float) -> None:
+@pytest.mark.parametrize("moment", [0.3, 0.6, 0.9])
+def test_told_to_stop_while_it_starts(daemon: Daemon, moment: float) -> None:
     daemon.start()
-    time.sleep(after)
+    time.sleep(moment)
     begun = daemon.run.exists()
-    print(f"after {after} s: {'begun' if begun else 'nothing made yet'}")
+    print(f"after {moment} s: {'begun' if begun else 'nothing made yet'}")
     ended = daemon.stop()
     if begun:
         check_stop(ended)
     else:
         assert ended.status in (0, -signal.SIGTERM)
+
+
+# Who hangs before it is the role, by its place among the users.
+HANGS = {"canary": 6, "watcher": 2, "trainer": 3, "gateway": 5}
+
+
+@pytest.mark.parametrize("role", HANGS)
+def test_told_to_stop_while_a_start_hangs(daemon: Daemon, role: str) -> None:
+    """A program on the way to the role hangs: the stop does not wait for it."""
+    program = daemon.folder / "setpriv"
+    program.write_text(
+        "#!/bin/sh\n"
+        f'case "$*" in *--reuid={daemon.base + HANGS[role]}*) sleep 600 ;; esac\n'
+        'exec /usr/bin/setarch "$@"\n'
+    )
+    program.chmod(0o755)
+    mounts = f"mount --bind /usr/bin/setpriv /usr/bin/setarch && mount --bind {program} /usr/bin/setpriv"
+    daemon.start(before=after(mounts))
+    procs = daemon.cgroup / role / "cgroup.procs"
+    until("the hanging start", lambda: "sleep" in [named(pid) for pid in in_cgroup(procs)], 20.0)
+    check_stop(daemon.stop())
+
+
+def in_cgroup(procs: Path) -> list[int]:
+    return [int(word) for word in procs.read_text().split()] if procs.exists() else []
+
+
+def named(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def test_told_to_stop_while_it_waits(daemon: Daemon) -> None:

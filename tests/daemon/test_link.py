@@ -153,6 +153,20 @@ def test_name(daemon: Daemon, federation: Federation) -> None:
     assert daemon.stop().status == 0
 
 
+def test_name_with_several_addresses(daemon: Daemon, federation: Federation) -> None:
+    """Where the first does not answer the next is tried, and none but one is ever open."""
+    hosts = daemon.folder / "hosts"
+    hosts.write_text("127.0.0.9 localhost\n127.0.0.8 localhost\n127.0.0.1 localhost\n::1 localhost\n")
+    daemon.config["federation"]["address"] = f"localhost:{federation.link.port}"
+    daemon.start(before=after(f"mount --bind {hosts} /etc/hosts"))
+    daemon.wait_ready()
+    assert federation.ask(daemon.node)["outcome"] == "update"
+    status = daemon.wait("at rest", lambda s: s["rounds_completed"] == 1)
+    assert (status["unaccounted_bytes"], status["violations"]) == (0, [])
+    assert status["roles"]["gateway"]["denied"] == 0
+    assert daemon.stop().status == 0
+
+
 def test_name_that_nobody_knows(daemon: Daemon) -> None:
     daemon.config["federation"]["address"] = "superlink.invalid:8000"
     daemon.start()

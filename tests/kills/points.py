@@ -19,7 +19,7 @@ BEGINS = {
     "gateway": "Roster.start_data_path",
     "trainer": "Roster.start_trainer",
 }
-START_EACH, ROUND_EACH, STOP_EACH, MOMENTS_EACH = 7, 8, 3, 5
+START_EACH, ROUND_EACH, STOP_EACH, MOMENTS_EACH = 4, 5, 2, 4
 # Moments of a round in seconds from the order, a little longer than a round takes on a busy machine.
 ROUND_SECONDS = 1.5
 

@@ -80,6 +80,8 @@ class State:
     waiting: list[str] = field(default_factory=list)
     tried: set[str] = field(default_factory=set)
     unsaved: dict[str, Parcel] = field(default_factory=dict)
+    # Another address was named, and the supervisor has not opened it yet.
+    parked: bool = False
 
 
 class Gateway:
@@ -124,6 +126,8 @@ class Gateway:
         """Do what is due; seconds until the next thing is."""
         state, now = self._state, self._clock()
         try:
+            if state.parked:
+                return math.inf
             if not state.connected:
                 if now < state.retry_at:
                     return state.retry_at - now
@@ -323,13 +327,19 @@ class Gateway:
                 self._hear_guard()
 
     def _stopped(self) -> bool:
-        """Read what the supervisor sent; whether it said stop."""
+        """Read what the supervisor sent; whether it said stop. Another address is dialled from now on."""
         poll = select.poll()
         poll.register(self._links.supervisor, select.POLLIN)
         while poll.poll(0):
             message, _ = control.receive(self._links.supervisor)
             if message.get("type") == "stop":
                 return True
+            if message.get("type") == "dial":
+                self._federation.move(str(message.get("address")))
+                self._state.connected, self._state.parked = False, True
+                self._tell({"type": "let_go"})
+            elif message.get("type") == "go":
+                self._state.parked = False
         return False
 
     def _tell(self, message: control.Message) -> None:

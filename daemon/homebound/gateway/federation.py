@@ -14,7 +14,7 @@ import contextlib
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import flwr
@@ -187,14 +187,24 @@ class Federation:
             f"{scheme}://{host}:{end.port}", interceptors=[self._signer], verify=False
         )
         self._client._client.close()
-        # Flower's own follows redirects and takes proxies from the environment; this one has our wire only.
-        self._client._client = httpx.Client(
-            transport=Transport(end, line, max_task_bytes + (1 << 20)),
+        self._end = end
+        self._client._client = self._http()
+
+    def _http(self) -> httpx.Client:
+        """Flower's own follows redirects and takes proxies from the environment; this has our wire only."""
+        return httpx.Client(
+            transport=Transport(self._end, self._line, self._max_task_bytes + (1 << 20)),
             headers={"user-agent": USER_AGENT, "accept-encoding": "identity"},
             timeout=REQUEST_SECONDS,
             follow_redirects=False,
             trust_env=False,
         )
+
+    def move(self, address: str) -> None:
+        """Dial another address of the same federation from now on; it is the same in all else."""
+        self._client._client.close()
+        self._end = replace(self._end, address=address)
+        self._client._client = self._http()
 
     def connect(self, known_node: int = 0) -> int:
         """Open a session, or go on with that of ``known_node``; returns this device's number.

@@ -3,8 +3,7 @@
 
 The supervisor's hand: it builds the sandbox from the role's Spec, starts it frozen, thaws it, and reads
 what the kernel says about the process. The role's own word is not asked. May import: errors, events,
-rooms.roles,
-rooms.instance, rooms.canary, kernel.
+rooms.roles, rooms.instance, rooms.canary, rooms.patience, kernel.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from homebound.kernel import audit, sandbox, seccomp, spawn
 from homebound.kernel.spawn import Child, Command
 from homebound.rooms import canary
 from homebound.rooms.instance import Instance
+from homebound.rooms.patience import LOOK_SECONDS, Told, ToldToStop, never
 from homebound.rooms.roles import Spec
 
 SECCOMP_FD = 9
@@ -96,13 +96,16 @@ def inspect(
     child: Child,
     links: frozenset[int],
     clock: Callable[[], float] = time.monotonic,
+    told: Told = never,
 ) -> audit.Facts:
     """Wait until the role runs as itself and check its walls from outside.
 
-    Raises WallMissing if one does not stand, HomeboundError if the role never came to run.
+    Raises WallMissing if one does not stand, HomeboundError if the role never came to run, ToldToStop.
     """
     deadline = clock() + START_SECONDS
     while clock() < deadline:
+        if told():
+            raise ToldToStop
         facts = _role_process(instance, spec, child)
         if facts is not None:
             return _approve(spec, facts, links)
@@ -148,8 +151,11 @@ def _approve(spec: Spec, facts: audit.Facts, links: frozenset[int]) -> audit.Fac
     return facts
 
 
-def try_walls(instance: Instance, spec: Spec) -> tuple[canary.Trial, ...]:
-    """Run the canary inside the sandbox and, for the BPF programs alone, outside it. Every trial judged."""
+def try_walls(instance: Instance, spec: Spec, told: Told = never) -> tuple[canary.Trial, ...]:
+    """Run the canary inside the sandbox and, for the BPF programs alone, outside it. Every trial judged.
+
+    Raises ServiceUnavailable when it cannot be started, ToldToStop.
+    """
     results: dict[str, int] = {}
     for inside in (True, False):
         receiving, sending = os.pipe()
@@ -162,7 +168,7 @@ def try_walls(instance: Instance, spec: Spec) -> tuple[canary.Trial, ...]:
                 child = spawn.spawn(Command(words, {1: sending, 2: 2}), instance.cgroup(Role.CANARY).path)
             os.close(sending)
             instance.cgroup(Role.CANARY).thaw()
-            results.update(_collect(instance, child, receiving))
+            results.update(_collect(instance, child, receiving, told))
         finally:
             os.close(receiving)
         if inside and not results:
@@ -173,20 +179,31 @@ def try_walls(instance: Instance, spec: Spec) -> tuple[canary.Trial, ...]:
     return canary.judge(results)
 
 
-def _collect(instance: Instance, child: Child, receiving: int) -> dict[str, int]:
+def _collect(instance: Instance, child: Child, receiving: int, told: Told) -> dict[str, int]:
     """What the canary printed; nothing, if it died or said something else."""
-    deadline = time.monotonic() + CANARY_SECONDS
-    text = b""
-    while (left := deadline - time.monotonic()) > 0 and select.select([receiving], [], [], left)[0]:
-        part = os.read(receiving, 65536)
-        if not part:
-            break
-        text += part
-    instance.cgroup(Role.CANARY).kill()
-    os.waitpid(child.pid, 0)
-    os.close(child.pidfd)
+    try:
+        text = _read_all(receiving, told)
+    finally:
+        instance.cgroup(Role.CANARY).kill()
+        os.waitpid(child.pid, 0)
+        os.close(child.pidfd)
     try:
         document = json.loads(text)
     except ValueError:
         return {}
     return {str(name): int(number) for name, number in document.items()}
+
+
+def _read_all(receiving: int, told: Told) -> bytes:
+    """To the end of the pipe, or as much as came in time."""
+    deadline = time.monotonic() + CANARY_SECONDS
+    text = b""
+    while time.monotonic() < deadline:
+        if told():
+            raise ToldToStop
+        if select.select([receiving], [], [], LOOK_SECONDS)[0]:
+            part = os.read(receiving, 65536)
+            if not part:
+                break
+            text += part
+    return text

@@ -2,7 +2,7 @@
 """The federation's name -> address, asked by the supervisor so that the gateway needs no DNS.
 
 The question is asked in a child with a time limit: a resolver may hang for long, the supervisor may not.
-May import: errors. Source: getaddrinfo(3), resolv.conf(5).
+May import: errors, rooms.patience. Source: getaddrinfo(3), resolv.conf(5).
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import ipaddress
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from homebound.errors import ServiceUnavailable
+from homebound.rooms.patience import LOOK_SECONDS, Told, ToldToStop, never
 
 SECONDS = 10.0
 DNS_PORT = 53
@@ -34,23 +36,37 @@ def is_address(host: str) -> bool:
     return True
 
 
-def addresses(host: str, seconds: float = SECONDS) -> Sequence[str]:
+def addresses(host: str, seconds: float = SECONDS, told: Told = never) -> Sequence[str]:
     """The addresses of ``host`` in the order of RFC 6724, as getaddrinfo gives them.
 
-    Raises ServiceUnavailable when it has none or nobody answers in time.
+    Raises ServiceUnavailable when it has none or nobody answers in time, ToldToStop.
     """
     if is_address(host):
         return [host]
-    command = [sys.executable, "-I", "-c", QUESTION, host]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=seconds, check=True)
-        found: list[str] = json.loads(done.stdout)
-    except (subprocess.SubprocessError, ValueError) as error:
+        found: list[str] = json.loads(_ask(host, seconds, told))
+    except ValueError as error:
         raise ServiceUnavailable(
             f"the name {host} cannot be resolved",
             "check federation.address and this host's DNS, or give the address as a number",
         ) from error
     return list(dict.fromkeys(found))
+
+
+def _ask(host: str, seconds: float, told: Told) -> str:
+    """What the child printed; "" when it failed or took too long."""
+    deadline = time.monotonic() + seconds
+    words = [sys.executable, "-I", "-c", QUESTION, host]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
+        while time.monotonic() < deadline and not told():
+            try:
+                return child.communicate(timeout=LOOK_SECONDS)[0]
+            except subprocess.TimeoutExpired:
+                continue
+        child.kill()
+    if told():
+        raise ToldToStop
+    return ""
 
 
 def nameservers(file: Path = Path("/etc/resolv.conf")) -> Sequence[str]:

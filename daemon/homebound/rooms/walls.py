@@ -26,6 +26,7 @@ from homebound.kernel.probes import Allowance, Probes, missing
 from homebound.rooms import bounds, granting, instance, metricsport, resolve, siteprobes
 from homebound.rooms.instance import ROLES, Instance
 from homebound.rooms.metricsport import MetricsPort
+from homebound.rooms.patience import Told, never
 from homebound.settings import Settings
 
 OBJECTS = Path(__file__).parents[1] / "bpf_objects"
@@ -50,26 +51,44 @@ class Walls:
     granting: granting.Granting
     site: siteprobes.Site
     dial: str = ""
+    addresses: tuple[str, ...] = ()
 
-    def allow_federation(self) -> str:
-        """Let the gateway send to the federation's address and nowhere else; the address, "" if unknown.
+    def allow_federation(self, told: Told = never) -> str:
+        """Let the gateway send to one address of the federation and nowhere else; which, "" if unknown.
 
         A name is asked anew each time, so that a federation that moved is found again.
         """
-        host, port = self.config.federation.host, self.config.federation.port
+        host = self.config.federation.host
         try:
             with self._asking(host):
                 # A SuperLink listens on IPv4 unless told otherwise, and Debian's localhost is ::1 first.
-                found = sorted(resolve.addresses(host), key="::1".__eq__)
+                found = sorted(resolve.addresses(host, told=told), key="::1".__eq__)
         except ServiceUnavailable:
             return ""
-        if self.dial and self.dial not in found:
-            self.probes.revoke(Role.GATEWAY, self.dial, port)
-            self.dial = ""
-        if not self.dial:
-            self.probes.allow(Role.GATEWAY, found[0], port)
-            self.dial = found[0]
+        self.addresses = tuple(found)
+        if self.dial not in found:
+            self._move(found[0])
         return self.dial
+
+    def other_address(self) -> str:
+        """The next address of the federation's name, "" if there is no other."""
+        if len(self.addresses) < 2:
+            return ""
+        return self.addresses[(self.addresses.index(self.dial) + 1) % len(self.addresses)]
+
+    def turn_to_other(self) -> None:
+        """Let the gateway reach that one instead. It must have let go of the one before: what it still sends
+        there is denied, and a violation."""
+        if address := self.other_address():
+            self._move(address)
+
+    def _move(self, address: str) -> None:
+        """At no moment are two allowed."""
+        port = self.config.federation.port
+        if self.dial:
+            self.probes.revoke(Role.GATEWAY, self.dial, port)
+        self.dial = address
+        self.probes.allow(Role.GATEWAY, address, port)
 
     @contextmanager
     def _asking(self, host: str) -> Iterator[None]:

@@ -9,6 +9,7 @@ frozen and killed, and the daemon stays up to say so. May import: everything but
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from homebound.books import accounts, ledger
 from homebound.errors import ConfigError, HomeboundError
 from homebound.events import Role
 from homebound.rooms import instance, launch, roles, walls
+from homebound.rooms.patience import ToldToStop
 from homebound.supervisor import goodbye, notify, reconciling, reload, status
 from homebound.supervisor.life import Life, Trials
 from homebound.supervisor.loop import Loop
@@ -48,7 +50,7 @@ class Supervisor:
         self.clock = clock
         self.wall_clock = wall_clock
         self.users = roles.identities(config)
-        self.roster = Roster(config, place, self.users, clock)
+        self.roster = Roster(config, place, self.users, clock, self.is_told)
         self.life = Life(since=wall_clock())
         self.accounts = accounts.Accounts()
         self.loop = Loop(clock)
@@ -80,9 +82,15 @@ class Supervisor:
             self.loop.after("reconcile", reconciling.EVERY_SECONDS, lambda: reconciling.every_minute(self))
             while not self.stopping:
                 self.loop.turn()
+        except ToldToStop:
+            self.stopping = True
         finally:
             clean = goodbye.end_all(self)
         return 0 if clean else HomeboundError.exit_status
+
+    def is_told(self) -> bool:
+        """Whether to stop, also before the loop comes round to hear it."""
+        return self.stopping or self.loop.is_told({signal.SIGTERM, signal.SIGINT})
 
     def _raise_walls(self) -> None:
         """Everything that must stand before the first role starts."""
@@ -100,6 +108,7 @@ class Supervisor:
         trials = launch.try_walls(
             self.place,
             roles.canary(self.users[Role.CANARY], self.config.trainer.root, self.config.trainer.python),
+            self.is_told,
         )
         self.life.trials = Trials(self.wall_clock(), self.clock(), trials)
         fallen = self.life.trials.fallen(self.config)
@@ -129,7 +138,7 @@ class Supervisor:
 
     def _start_data_path(self) -> None:
         assert self.walls is not None
-        address = self.walls.allow_federation()
+        address = self.walls.allow_federation(self.is_told)
         if not address:
             self._later(Role.GATEWAY)
             hint = "check federation.address and this host's DNS"
@@ -199,6 +208,8 @@ class Supervisor:
             Role.GATEWAY: self._start_data_path,
             Role.TRAINER: self._start_trainer,
         }
+        if self.life.state == "stopped":
+            return
         try:
             starts[role]()
         except (HomeboundError, OSError) as error:
@@ -238,6 +249,9 @@ class Supervisor:
             self.life.troubles.pop(role.label, None)
         elif role is Role.WATCHER:
             self._heard_watcher(kind, message)
+        elif role is Role.GATEWAY and kind == "let_go" and self.walls:
+            self.walls.turn_to_other()
+            self.roster.tell(Role.GATEWAY, {"type": "go"})
         elif role is Role.GUARD and kind == "trainer_wanted" and self.life.barred:
             self.roster.tell(Role.GUARD, {"type": "trainer_gone"})  # there will be none: refuse at once
         elif role is Role.GUARD and kind == "trainer_wanted":
@@ -281,7 +295,14 @@ class Supervisor:
         walls.settle(self.walls, report, before, self.accounts)
         if self.life.hear(report):
             journal.report(report)
+        if report.get("type") == "disconnected" and report.get("reason") == "unreachable":
+            self._dial_another()
         self._report(report)
+
+    def _dial_another(self) -> None:
+        """A name may have several addresses. The gateway lets go of the old one before it is closed to it."""
+        if self.walls and (address := self.walls.other_address()):
+            self.roster.tell(Role.GATEWAY, {"type": "dial", "address": address})
 
     def _report(self, report: dict[str, Any]) -> None:
         self.roster.tell(Role.WATCHER, {"report": report, "type": "report"})

@@ -28,6 +28,7 @@ def end_all(daemon: Supervisor) -> bool:
     """Leave no process, cgroup or pin behind; False, and a line in the journal, for what could not go."""
     daemon.notify.stopping()
     daemon.life.state = "stopped"
+    daemon.loop.drop_steps()  # nothing is started again
     steps: list[Callable[[], None]] = [
         lambda: daemon.end(Role.TRAINER),
         lambda: _await_gateway(daemon),

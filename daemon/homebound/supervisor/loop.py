@@ -9,7 +9,7 @@ from __future__ import annotations
 import selectors
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import FrameType
 
 Step = Callable[[], None]
@@ -25,6 +25,7 @@ class Loop:
         self._clock = clock
         self._selector = selectors.DefaultSelector()
         self._due: dict[str, tuple[float, Step]] = {}
+        self._wakeup: tuple[socket.socket, socket.socket] | None = None
 
     def watch(self, source: Source, step: Step) -> None:
         """Run ``step`` whenever ``source`` can be read, until it is forgotten."""
@@ -47,6 +48,19 @@ class Loop:
     def cancel(self, name: str) -> None:
         """Do not run it after all. Nothing happens when it does not wait."""
         self._due.pop(name, None)
+
+    def drop_steps(self) -> None:
+        """No step that waits for its time is run any more."""
+        self._due.clear()
+
+    def is_told(self, signals: Collection[signal.Signals]) -> bool:
+        """Whether one of these signals came whose step has not run yet."""
+        if self._wakeup is None:
+            return False
+        try:
+            return bool(set(self._wakeup[0].recv(512, socket.MSG_PEEK)) & set(signals))
+        except BlockingIOError:
+            return False
 
     def turn(self, seconds: float = IDLE_SECONDS) -> None:
         """Wait for the first thing to happen, at most ``seconds``, and run the steps of all that has."""

@@ -144,3 +144,4 @@ def apply(daemon: Supervisor, change: Change) -> None:
         daemon.log.grant(change.settings.trainer.log_bytes - old.trainer.log_bytes)
     if "canary.interval_seconds" in change.applied:
         daemon.loop.move("canary", change.settings.canary.interval_seconds)
+        daemon.loop.move("usage", 0.0)  # the watcher is told among other things

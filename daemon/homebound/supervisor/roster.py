@@ -29,6 +29,7 @@ from homebound.kernel.spawn import Child
 from homebound.rooms import launch, roles
 from homebound.rooms.instance import Instance
 from homebound.rooms.launch import Links, memory_file
+from homebound.rooms.patience import Told, never
 from homebound.rooms.roles import CREDENTIALS, STATE, Spec
 from homebound.settings import Settings
 from homebound.supervisor import credentials
@@ -51,7 +52,10 @@ class Member:
 
 
 class Roster:
-    """Who runs now. Each method that starts a role raises what launch.start and launch.inspect raise."""
+    """Who runs now. Each method that starts a role raises what launch.start and launch.inspect raise.
+
+    ``told``: whether the daemon was told to stop, which ends the waiting for a start.
+    """
 
     def __init__(
         self,
@@ -59,7 +63,9 @@ class Roster:
         instance: Instance,
         users: Mapping[Role, Identity],
         clock: Callable[[], float] = time.monotonic,
+        told: Told = never,
     ) -> None:
+        self._told = told
         self._settings = settings
         self._instance = instance
         self._users = users
@@ -181,7 +187,7 @@ class Roster:
         cgroup = self._instance.cgroup(spec.role)
         try:
             cgroup.thaw()
-            return launch.inspect(self._instance, spec, child, links, self._clock)
+            return launch.inspect(self._instance, spec, child, links, self._clock, self._told)
         except BaseException:
             cgroup.kill()
             os.waitpid(child.pid, 0)

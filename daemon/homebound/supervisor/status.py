@@ -84,6 +84,7 @@ def periodic(daemon: Supervisor) -> Iterator[dict[str, Any]]:
     yield {"type": "usage", "roles": {role.label: _used(daemon.place, role) for role in SHOWN_ROLES}}
     yield {"type": "walls", "walls": {name: wall["active"] for name, wall in walls(daemon).items()}}
     yield {"type": "training_stopped", "stopped": bool(daemon.life.barred)}
+    yield {"type": "canary_interval", "seconds": daemon.config.canary.interval_seconds}
     if daemon.roster.kept.report:
         yield daemon.roster.kept.report
     trials = daemon.life.trials

@@ -310,6 +310,8 @@ class Watcher:
                     self._metrics.set("homebound_wall_active", held is True, wall)
         elif kind == "training_stopped":
             self._metrics.set("homebound_training_stopped", report.get("stopped") is True)
+        elif kind == "canary_interval" and isinstance(report.get("seconds"), int | float):
+            self._metrics.set("homebound_canary_interval_seconds", report["seconds"])
         elif kind == "ledger":
             for name, value, labels in spending.readings(report):
                 self._metrics.set(name, value, *labels)

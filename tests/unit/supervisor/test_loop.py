@@ -90,21 +90,34 @@ def test_a_step_that_waits_is_moved_or_cancelled() -> None:
     assert done == ["moved"]
 
 
+def test_dropped_steps_are_not_run() -> None:
+    loop, done = Loop(time.monotonic), list[str]()
+    loop.after("dropped", 0.0, lambda: done.append("dropped"))
+    loop.drop_steps()
+    loop.turn(0.01)
+    assert done == []
+    assert not loop.is_told({signal.SIGTERM}), "nobody listens for signals here"
+
+
 def test_each_signal_has_its_step() -> None:
     loop, done = Loop(time.monotonic), list[signal.Signals]()
     wanted = (signal.SIGUSR1, signal.SIGUSR2)
     before = {number: signal.getsignal(number) for number in wanted}
     try:
         loop.on_signals({number: partial(done.append, number) for number in wanted})
+        assert not loop.is_told(wanted)
         os.kill(os.getpid(), signal.SIGUSR2)
+        assert loop.is_told({signal.SIGUSR2})
+        assert not loop.is_told({signal.SIGUSR1})
         loop.turn(0.01)
         assert done == [signal.SIGUSR2]
+        assert not loop.is_told(wanted)
         os.kill(os.getpid(), signal.SIGUSR1)
         loop.turn(0.01)
         assert done == [signal.SIGUSR2, signal.SIGUSR1]
     finally:
         signal.set_wakeup_fd(-1)
-        for end in loop._wakeup:
+        for end in loop._wakeup or ():
             end.close()
         for number, handler in before.items():
             signal.signal(number, handler)
