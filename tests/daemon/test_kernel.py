@@ -26,7 +26,7 @@ pytestmark = [
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 SECCOMP_RET_ERRNO, SECCOMP_RET_ALLOW = 0x00050000, 0x7FFF0000
 LOAD_WORD, JUMP_EQUAL, RETURN = 0x20, 0x15, 0x06  # linux/bpf_common.h
-LANDLOCK_CREATE_RULESET = 444  # the same number on every architecture
+LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446  # the same numbers on every architecture
 
 
 def without_call(number: int, error: int) -> Callable[[], None]:
@@ -107,6 +107,15 @@ def test_without_landlock_where_it_is_required(daemon: Daemon) -> None:
     ended = daemon.ended()
     assert ended.status == 1
     assert "write_beside (landlock)" in ended.fault
+
+
+def test_landlock_that_says_yes_and_does_nothing(daemon: Daemon) -> None:
+    """Its version is there and restricting succeeds, but nothing is restricted: what counts is the trial."""
+    daemon.start(prepare=without_call(LANDLOCK_RESTRICT_SELF, 0))
+    status = daemon.wait_ready()
+    assert status["walls"]["landlock"] == {"active": False, "detail": "got out: write_beside"}
+    assert daemon.metrics()["homebound_kernel_feature feature=landlock"] == 0
+    assert daemon.metrics()["homebound_wall_active wall=landlock"] == 0
 
 
 def test_hybrid_or_pure_cgroups(daemon: Daemon, federation: Federation) -> None:

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.sharedctypes import Synchronized
@@ -50,6 +51,7 @@ threading.Thread(target=_restless, args=({port},), daemon=True).start()
 SILENT = (Role.TRAINER, Role.GUARD, Role.CANARY, Role.NONE)
 # Whoever is killed takes the trainer along within this; and nothing of a killed daemon runs longer.
 UNWATCHED_SECONDS, GONE_SECONDS = 1.0, 5.0
+PATIENCE_SECONDS = 120.0
 SQUATTER_PAUSE = 0.001
 
 
@@ -202,10 +204,21 @@ class Killing:
 
     def wait_up(self) -> Document:
         """All roles run and the federation is there."""
-        found = self.device.wait_ready()
+        found = self.wait("up", ready)
         pins = sorted(path.name for path in self.device.pins.iterdir())
         assert pins == ["links", "maps", "programs"], f"an earlier life's pins are left: {pins}"
         return found
+
+    def wait(self, what: str, good: Callable[[Document], bool]) -> Document:
+        """As the device's own, but patient: the hook makes the supervisor slow, and so does each question."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            process, found = self.device.process, self.device.status()
+            assert process is None or process.poll() is None, (what, self.device.lines()[-20:])
+            if found is not None and good(found):
+                return found
+            time.sleep(0.2)
+        raise AssertionError(f"{what}: not in {PATIENCE_SECONDS:g} s; {self.device.lines()[-5:]}")
 
     def await_death(self) -> None:
         """The supervisor dies by the hook; then nothing of it runs, and nothing has left."""
@@ -261,6 +274,10 @@ class Killing:
         for word in (self.device.cgroup / role / "cgroup.procs").read_text().split():
             with suppress(ProcessLookupError):
                 os.kill(int(word), signal.SIGKILL)
+
+
+def ready(status: Document) -> bool:
+    return bool(status["federation"]["connected"]) and is_up(status, "trainer")
 
 
 def healthy(status: Document) -> bool:

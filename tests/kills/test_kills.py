@@ -94,7 +94,7 @@ def order(killing: Killing, federation: Federation) -> None:
     """A round that goes well."""
     before = len(killing.device.entries())
     assert federation.ask(killing.device.node)["outcome"] == "update"
-    status = killing.device.wait("at rest", healthy)
+    status = killing.wait("at rest", healthy)
     assert {violation["role"] for violation in status["violations"]} <= {"trainer"}, status["violations"]
     assert status["unaccounted_bytes"] == 0
     assert status["roles"]["trainer"]["transmit_bytes"] == status["roles"]["guard"]["transmit_bytes"] == 0
@@ -129,12 +129,12 @@ def die_or_come_up(killing: Killing, point: Point) -> None:
     assert process is not None
     deadline = time.monotonic() + 60.0
     while process.poll() is None and killing.device.status() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
+        time.sleep(0.05)
     if process.poll() is None:
         status = None
         while process.poll() is None and (status is None or status["state"] == "starting"):
             status = killing.device.status()
-            time.sleep(0.01)
+            time.sleep(0.1)
     if process.poll() is None:
         killing.device.kill()
         killing.check_dead()
@@ -155,7 +155,7 @@ def outlive_a_start(killing: Killing, point: Point) -> None:
         status = killing.device.status()
         if status is not None and healthy(status):
             break
-        time.sleep(0.02)
+        time.sleep(0.2)
     if killing.killed():
         killing.count("start", point.victim)
     if process.poll() is not None:
@@ -195,7 +195,7 @@ def in_a_round(killing: Killing, federation: Federation, point: Point) -> None:
         killing.count("round", point.victim)
     killing.plan("round")
     assert reply in (NO_UPDATE, LOST) or reply["outcome"] == "update", reply
-    killing.device.wait("all back", healthy, 60.0)
+    killing.wait("all back", healthy)
     killing.check()
     released = [entry.kind for entry in killing.device.entries()[before:]].count("release")
     assert released == (reply["outcome"] == "update") or reply in (NO_UPDATE, LOST)
@@ -216,7 +216,7 @@ def reply_to(killing: Killing, federation: Federation, sent: str) -> Mapping[str
 
 def stop(killing: Killing, point: Point) -> None:
     """Somebody dies while the daemon stops."""
-    killing.device.wait("up", lambda status: status["state"] != "starting", 60.0)
+    killing.wait("up", lambda status: bool(status["state"] != "starting"))
     killing.unsquat()
     killing.plan("stop", point.victim, point.step)
     process = killing.device.process

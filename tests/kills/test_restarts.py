@@ -72,6 +72,7 @@ def environment(folder: Path, port: int) -> Path:
     return made / "bin/python"
 
 
+@pytest.mark.timeout(3600)
 def test_every_start_of_the_trainer_is_behind_the_walls(place: Path) -> None:
     receiver = Receiver()
     python = environment(place, receiver.port)
