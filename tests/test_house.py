@@ -65,6 +65,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     ),
     "httpcore": (f"{H}gateway/",),
     "httpx": (f"{H}gateway/",),
+    "opacus": ("examples/dpsgd/",),
     "numpy": (f"{H}records.py", f"{H}recorddict.py", f"{H}trainer/", f"{H}guard/", f"{H}demo/", "examples/"),
     "prometheus_client": (f"{H}metrics.py", f"{H}watcher/"),
     "psutil": (f"{H}kernel/",),
