@@ -143,6 +143,18 @@ def test_an_old_copy_of_the_folder_is_refused(tmp_path: Path) -> None:
         spend(guard, "t2")
 
 
+def test_two_guards_of_one_device_do_not_spend_side_by_side(tmp_path: Path) -> None:
+    """The second does not begin; the first goes on; when it is gone another goes on with its sums."""
+    with rig(tmp_path, **LIMITED) as first:
+        spend(first, "t0")
+        with pytest.raises(control.ControlClosed), rig(tmp_path, **LIMITED):
+            pass
+        spend(first, "t1")
+    with rig(tmp_path, **LIMITED) as guard:
+        spend(guard, "t2")
+        is_refused(guard, "t3")
+
+
 def test_a_changed_entry_ends_the_guard(tmp_path: Path) -> None:
     """Found at the start, wherever in the chain it is."""
     with rig(tmp_path, **LIMITED) as guard:
