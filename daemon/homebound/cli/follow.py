@@ -17,6 +17,9 @@ from homebound.view import Table, duration, moment, size, status
 Document = Mapping[str, Any]
 Event = Mapping[str, Any]
 SHOWN_EVENTS = 8
+# The table of roles takes up to so many columns; below it only these of its cells are shown.
+WIDE = 92
+NARROW = (0, 1, 2, 3, 6)
 
 
 @dataclass(frozen=True)
@@ -52,16 +55,27 @@ def line(event: Event) -> str:
     return " ".join(words)
 
 
-def top(before: Document | None, after: Document, now: float) -> list[Table]:
-    """The status tables with speeds since the document before, and the newest attempts."""
+def top(before: Document | None, after: Document, now: float, columns: int = 0) -> list[Table]:
+    """Roles with speeds since the document before, the newest attempts, then the other tables of a status.
+
+    What changes stands first: a low terminal shows the beginning. ``columns`` is the terminal's width; a
+    narrow one has fewer columns, whole ones. 0 is as wide as need be.
+    """
     seconds = now - before["asked"] if before is not None and before["since"] == after["since"] else 0.0
-    tables = status(after, now)
-    tables[1] = _roles(before["roles"] if before is not None and seconds > 0 else {}, after["roles"], seconds)
+    facts, _, *others = status(after, now)
+    roles = _roles(before["roles"] if before is not None and seconds > 0 else {}, after["roles"], seconds)
+    if 0 < columns < WIDE:
+        roles = Table(roles.title, _picked(roles.columns), tuple(_picked(row) for row in roles.rows))
     rows = tuple(
         (moment(event["time"])[11:19], event["role"], event["rule"], str(event["pid"]))
         for event in reversed(after["denied_recent"][-SHOWN_EVENTS:])
     )
-    return [*tables, Table("last refused attempts", ("time", "role", "rule", ">process"), rows)]
+    attempts = Table("last refused attempts", ("time", "role", "rule", ">process"), rows)
+    return [roles, attempts, facts, *others]
+
+
+def _picked(cells: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(cells[place] for place in NARROW)
 
 
 def _roles(before: Mapping[str, Document], after: Mapping[str, Document], seconds: float) -> Table:

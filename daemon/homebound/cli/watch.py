@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,7 +63,7 @@ def top(
     """Show roles, bytes and refused attempts, anew each second."""
     documents = _looks(statusclient.locate(config, name, run_folder), updates)
     if not as_json:
-        draw_again(_frames(documents))
+        draw_again(_frames(documents, sys.stdout.isatty()))
         return
     for document in documents:
         click.echo(json.dumps(document))
@@ -87,8 +89,10 @@ def _looks(place: tuple[Path, str], updates: int | None) -> Iterator[dict[str, A
         time.sleep(TOP_SECONDS)
 
 
-def _frames(documents: Iterator[dict[str, Any]]) -> Iterator[list[Table]]:
+def _frames(documents: Iterator[dict[str, Any]], on_terminal: bool) -> Iterator[list[Table]]:
+    """``on_terminal`` is asked before drawing begins: then standard output is another one."""
     before = None
     for after in documents:
-        yield follow.top(before, after, after["asked"])
+        columns = shutil.get_terminal_size().columns if on_terminal else 0
+        yield follow.top(before, after, after["asked"], columns)
         before = after

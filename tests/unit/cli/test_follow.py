@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
+import re
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -82,7 +86,8 @@ def test_top_shows_speeds_between_two_looks() -> None:
     assert "50 %" in row
     (first,) = next(table for table in follow.top(None, after, 102.0) if table.title == "roles").rows
     assert "23 B/s" not in first  # the control: nothing to compare with
-    newest = follow.top(before, after, 102.0)[-1].rows[0]
+    tables = {table.title: table for table in follow.top(before, after, 102.0)}
+    newest = tables["last refused attempts"].rows[0]
     assert newest[-1] == "2"
 
 
@@ -169,6 +174,32 @@ def test_top_on_a_terminal_draws_over_itself(run_folder: Path) -> None:
     assert b"\x1b[?1049h" in shown  # the alternate screen, so that the shell's lines come back
     assert b"\x1b[?1049l" in shown
     assert shown.count(b"last refused attempts") == 2
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(100, 30), (79, 24), (60, 20), (44, 12)])
+def test_top_fits_a_small_terminal(run_folder: Path, columns: int, rows: int) -> None:
+    """What changes stands at the top, in whole words, and no line is wider than the terminal."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    words = [sys.executable, "-m", "homebound", "top", "-n", "1", "--name", "edge"]
+    with daemon(run_folder, [at(23)]):
+        done = subprocess.Popen(
+            [*words, "--run-folder", str(run_folder)], stdout=theirs, stdin=theirs,
+            env={**{name: value for name, value in os.environ.items() if name != "COLUMNS"}, "TERM": "xterm"},
+        )  # fmt: skip
+        os.close(theirs)
+        shown = b""
+        while part := _read(ours):
+            shown += part
+        assert done.wait(20) == 0
+    os.close(ours)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).splitlines()
+    print("\n".join(lines))
+    assert max(len(line.rstrip()) for line in lines) <= columns
+    assert len(lines) <= rows
+    for word in ("roles", "supervisor", "trainer", "last refused attempts"):
+        assert any(line.startswith(word) for line in lines)
+    assert ("received" in lines[1]) is (columns >= follow.WIDE)
 
 
 def _read(fd: int) -> bytes:
