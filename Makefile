@@ -17,7 +17,7 @@ PINS := packaging/requirements/runtime.txt packaging/requirements/dev.txt
 ARGS ?=
 FUZZ_SECONDS ?= 600
 
-.PHONY: help setup debian bpf demo preview test check test-kernel test-leaks test-kills test-federation deb test-packages bench fuzz dashboards fix clean FORCE
+.PHONY: help setup debian bpf demo preview test test-browser check test-kernel test-leaks test-kills test-federation deb test-packages bench fuzz dashboards fix clean FORCE
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | \
@@ -55,8 +55,12 @@ demo: setup bpf ## two devices and a federation on this machine, then every way 
 	@$(VENV)/bin/homebound demo
 
 test: setup bpf ## the whole test suite (root)
-	@$(PYTHON) -m pytest --ignore=tests/bench --ignore=tests/packages --ignore=tests/preview \
+	@$(PYTHON) -m pytest --ignore=tests/bench --ignore=tests/packages --ignore=tests/preview --ignore=tests/browser \
 		--ignore=tests/system/vm $(ARGS)
+
+test-browser: setup ## the daemon's own page in Chromium, which is installed for it (400 MB; root)
+	@packaging/setup/install-debian.sh chromium
+	@$(PYTHON) -m pytest tests/browser $(ARGS)
 
 check: setup ## house checks and unit tests, no root needed
 	@$(PYTHON) -m pytest tests/test_house.py tests/unit $(ARGS)

@@ -7,8 +7,10 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import threading
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from html import unescape
@@ -63,7 +65,7 @@ def height(board: Mapping[str, Any], rows: int = 0) -> int:
 
 def report(url: str, words: Mapping[str, str], folder: Path) -> dict[str, Any]:
     """What the page says of itself when all is drawn."""
-    text = _chromium(folder, f"{url}/?{urlencode(words)}", "--dump-dom")
+    text = chromium(folder, f"{url}/?{urlencode(words)}", "--dump-dom")
     found = re.search(r'<script id="report"[^>]*>(.*?)</script>', text, re.DOTALL)
     assert found is not None, text[-2000:]
     made: dict[str, Any] = json.loads(unescape(found[1]))
@@ -72,16 +74,31 @@ def report(url: str, words: Mapping[str, str], folder: Path) -> dict[str, Any]:
 
 def picture(url: str, words: Mapping[str, str], folder: Path, out: Path, tall: int) -> None:
     """A PNG of the page."""
-    _chromium(
+    chromium(
         folder, f"{url}/?{urlencode(words)}", f"--window-size={WIDTH},{tall}", f"--screenshot={out}",
         "--hide-scrollbars",
     )  # fmt: skip
 
 
-def _chromium(folder: Path, url: str, *options: str) -> str:
+def look(png: bytes) -> tuple[int, int, int]:
+    """Width, height, and how many different words of four bytes the picture's data hold. PNG, chapter 11"""
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", png[16:24])
+    place, data = 8, b""
+    while place < len(png):
+        (length,) = struct.unpack(">I", png[place : place + 4])
+        if png[place + 4 : place + 8] == b"IDAT":
+            data += png[place + 8 : place + 8 + length]
+        place += length + 12
+    pixels = zlib.decompress(data)
+    return width, height, len({pixels[at : at + 4] for at in range(0, len(pixels) - 4, 401)})
+
+
+def chromium(folder: Path, url: str, *options: str) -> str:
+    """What headless Chromium prints; its profile lies in ``folder``. An option's last value counts."""
     program = shutil.which("chromium")
     if program is None:
-        pytest.fail("chromium is missing: run make preview", pytrace=False)
+        pytest.fail("chromium is missing: run make test-browser", pytrace=False)
     words = [
         program, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
         "--disable-background-networking", "--disable-component-update", "--force-device-scale-factor=1",

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import os
 import random
-import struct
 import time
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,20 +83,6 @@ def test_pictures(worked: tuple[Fleet, float], page: str, tmp_path: Path, name: 
     browser.picture(page, words(worked, board, skip=skip), tmp_path, out, tall)
     print(f"{out}: {out.stat().st_size} bytes")
     assert out.stat().st_size < BYTES_MAX
-    width, height, colours = look(out.read_bytes())
+    width, height, colours = browser.look(out.read_bytes())
     assert (width, height) == (browser.WIDTH, tall)
     assert colours > 100
-
-
-def look(png: bytes) -> tuple[int, int, int]:
-    """Width, height, and how many different words of four bytes the picture's data hold. PNG, chapter 11"""
-    assert png[:8] == b"\x89PNG\r\n\x1a\n"
-    width, height = struct.unpack(">II", png[16:24])
-    place, data = 8, b""
-    while place < len(png):
-        (length,) = struct.unpack(">I", png[place : place + 4])
-        if png[place + 4 : place + 8] == b"IDAT":
-            data += png[place + 8 : place + 8 + length]
-        place += length + 12
-    pixels = zlib.decompress(data)
-    return width, height, len({pixels[at : at + 4] for at in range(0, len(pixels) - 4, 401)})

@@ -4,15 +4,10 @@
 from __future__ import annotations
 
 import html.parser
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import pytest
 from prometheus_client import CollectorRegistry
 
 from homebound.books.accounts import Task
@@ -149,39 +144,3 @@ def test_unknown_values_are_no_zeros() -> None:
     row = re.search(r"trainer .*?guard", draw(registry).text)
     assert row is not None
     assert " - " in row[0]
-
-
-CHROMIUM = shutil.which("chromium")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-@pytest.mark.parametrize("width", [360, 1100])
-def test_a_browser_shows_it_without_scrolling_sideways(tmp_path: Path, width: int) -> None:
-    """The whole page is laid out in a phone's and a screen's width."""
-    registry, _ = made({"homebound_transmit_bytes_total": {("gateway",): 123456.0}})
-    tasks = [Task(f"t{n}", n, "train", "acknowledged", payload_bytes=5000 + n) for n in range(1, 9)]
-    text = page.render(
-        page.Samples(registry.collect()), page.Glance("ward-3", tasks, [EVENT] * 5), NOW
-    ).decode()
-    # A frame of that width measures the page inside; only this test has a script.
-    (tmp_path / "page.html").write_text(text)
-    (tmp_path / "frame.html").write_text(
-        f'<iframe id=f width={width} height=800 src=page.html></iframe><p id=o></p><script>f.onload=()=>'
-        "{const d=f.contentDocument.documentElement;"
-        "o.textContent='width '+d.scrollWidth+' of '+d.clientWidth}"
-        "</script>"
-    )  # fmt: skip
-    assert CHROMIUM is not None
-    shown = subprocess.run(
-        [
-            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync",
-            "--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}",
-            "--virtual-time-budget=2000", "--dump-dom", (tmp_path / "frame.html").as_uri(),
-        ],
-        capture_output=True, text=True, check=True, timeout=60, env={**os.environ, "HOME": str(tmp_path)},
-    ).stdout  # fmt: skip
-    found = re.search(r"width (\d+) of (\d+)", shown)
-    assert found is not None, shown[-500:]
-    assert int(found[1]) <= int(found[2]) + 1
