@@ -31,8 +31,10 @@ SOON = "--virtual-time-budget=3000"
 
 def text() -> bytes:
     """The page of a device that has worked and on which something was refused."""
-    sent = {("gateway",): 123456.0, ("watcher",): 65432.0, ("trainer",): 0.0, ("guard",): 0.0}
-    memory = {(role,): 23e6 for role in page.ROLES}
+    sent: dict[tuple[str, ...], float | None] = {
+        ("gateway",): 123456.0, ("watcher",): 65432.0, ("trainer",): 0.0, ("guard",): 0.0,
+    }  # fmt: skip
+    memory: dict[tuple[str, ...], float | None] = {(role,): 23e6 for role in page.ROLES}
     registry, metrics = made({"homebound_transmit_bytes_total": sent, "homebound_memory_bytes": memory})
     metrics.add("homebound_violations_total", "trainer", "connect4", by=5)
     for wall in WALLS:
