@@ -7,29 +7,21 @@ One machine for all, in this order: each test goes on where the one before it st
 from __future__ import annotations
 
 import json
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from conftest import ROOT
-from system.machine import CLONE, Machine, boot
+from packages import leftovers
+from system.machine import CLONE, ENVIRONMENT, Machine, boot
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
 UNIT = "homebound.service"
 DIST = "/srv/dist"
-# What a package leaves by design, and what dpkg and systemd keep for themselves.
-KEPT = (
-    "/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow", "/etc/subuid", "/etc/subgid",
-    "/etc/.pwd.lock",
-    "/var/lib/dpkg/", "/var/log/", "/var/cache/", "/var/lib/apt/", "/var/lib/systemd/", "/etc/machine-id",
-    "/srv/", "/root/", "/etc/ld.so.cache", "/var/lib/logrotate/",
-    "/var/lib/PackageKit/",
-)  # fmt: skip
-FILES = (
-    "find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp \\) -prune -o"
-    " ! -type d -print | sort"
-)
+ROUNDS = f"PYTHONPATH={CLONE}/daemon {CLONE}/.venv/bin/python -B {CLONE}/tests/system/rounds.py"
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +39,7 @@ def install(machine: Machine, *files: str) -> str:
 
 
 def files_and_folders(machine: Machine) -> set[str]:
-    """Every file, and every folder with our name."""
-    found = machine.out(FILES).splitlines()
-    found += machine.out("find /etc /usr /var -xdev -type d -name '*homebound*'").splitlines()
-    return {name for name in found if not name.startswith(KEPT)}
+    return leftovers.names(machine.out(leftovers.FILES))
 
 
 def test_install_starts_nothing(machine: Machine) -> None:
@@ -90,13 +79,11 @@ def test_trainer_trains(machine: Machine) -> None:
     install(machine, "homebound-trainer_*.deb")
     shown = json.loads(machine.run("homebound show-config --json", check=False).stdout)
     assert shown["settings"]["trainer.python"]["origin"] == "/usr/lib/homebound/conf.d/50-trainer.toml"
-    done = machine.run(
-        f"PYTHONPATH={CLONE}/daemon {CLONE}/.venv/bin/python -B {CLONE}/tests/system/rounds.py 2",
-        check=False, seconds=250,
-    )  # fmt: skip
+    done = machine.run(f"{ROUNDS} 2", check=False, seconds=250)
     assert done.returncode == 0, done.stdout + done.stderr + machine.journal(UNIT)
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["verified"]
+    assert result["released"]["updates"] >= 2
     assert result["violations"] == []
     # It was the package's interpreter, and its torch.
     roles = json.loads(machine.run("homebound status --json", check=False).stdout)["roles"]
@@ -129,6 +116,57 @@ def test_upgrade_restarts_and_keeps(machine: Machine) -> None:
     machine.run(f"dpkg -i --force-downgrade --force-confold {DIST}/homebound_*.deb 2>&1", seconds=200)
     machine.wait(UNIT, "SubState", "running")
     assert machine.out("homebound ledger verify") == before
+
+
+def test_upgrade_in_the_middle_of_a_round_loses_nothing(machine: Machine) -> None:
+    """The round is answered with "no update", later ones train, and what was released before is whole."""
+    words = machine.words(["/bin/bash", "-c", f"{ROUNDS} 6"])
+    with subprocess.Popen(words, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as run:
+        assert until(lambda: released(machine) >= 1 and state_of_round(machine) == "open"), machine.journal(
+            UNIT
+        )
+        entries = whole_entries(machine)
+        machine.run("dpkg -i --force-confold --force-depends /root/newer.deb 2>&1", seconds=200)
+        assert run.stdout is not None
+        told = run.stdout.read().decode()
+    assert run.returncode == 0, told + machine.journal(UNIT)
+    result = json.loads(told.splitlines()[-1])
+    assert result["run"]["outcome"] == "completed"
+    assert result["verified"]
+    assert result["violations"] == []
+    assert whole_entries(machine) > entries
+    assert machine.out("find /var/lib/homebound/default/gateway/outbox -type f") == ""
+    machine.run(f"dpkg -i --force-downgrade --force-confold {DIST}/homebound_*.deb 2>&1", seconds=200)
+
+
+def status(machine: Machine) -> dict[str, Any]:
+    """Empty while nobody answers."""
+    done = machine.run("homebound status --json", check=False)
+    found: dict[str, Any] = json.loads(done.stdout) if done.stdout else {}
+    return found
+
+
+def released(machine: Machine) -> int:
+    return int(status(machine).get("released", {}).get("updates", 0))
+
+
+def state_of_round(machine: Machine) -> str:
+    return str((status(machine).get("round") or {}).get("state", ""))
+
+
+def whole_entries(machine: Machine) -> int:
+    """The number of entries of a ledger that is as it was written."""
+    document = json.loads(machine.out("homebound ledger verify --json"))
+    assert document["whole"]
+    return int(document["head"]["number"])
+
+
+def until(found: Callable[[], bool], seconds: float = 120.0) -> bool:
+    """Whether it became true in time."""
+    deadline = time.monotonic() + seconds
+    while not (result := found()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return result
 
 
 def _newer(machine: Machine) -> None:

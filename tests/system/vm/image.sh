@@ -1,33 +1,43 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# image.sh SUITE OUT [DEB ...]: a disk image and a kernel for vm.py in OUT, with the packages DEB installed and this
-# clone in /srv/clone. SUITE: bookworm (kernel 6.1) or trixie (6.12). Root. The bare system is kept in CACHE
-# (~/.cache/homebound/vm) for the next time; the mirrors are those of this machine's own apt.
+# image.sh KERNEL: a disk image and a kernel for vm.py; prints the folder that has them. A Debian 12 without
+# homebound, with its own kernel (6.1) or the newer one of its backports (6.12). Made once and kept in CACHE
+# (~/.cache/homebound/vm) until this file changes. Root. The mirrors are those of this machine's own apt.
 set -euo pipefail
 
-suite=$1 out=$(realpath -m "$2")
-shift 2
-clone=$(realpath "$(dirname "$0")/../../..")
+release=$1
+here=$(dirname "$(realpath "$0")")
 cache=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/homebound/vm}
-mkdir -p "$cache" "$out"
-packages=systemd,systemd-sysv,dbus,udev,kmod,iproute2,procps,linux-image-cloud-amd64,ca-certificates,openssl
-packages+=,python3,python3-venv,python3-systemd,bubblewrap,libbpf1,libseccomp2,libgomp1,man-db
-
-key=$(echo "$packages" "$suite" | sha256sum | cut -c1-12)
-base=$cache/$suite-$key.tar
-if [[ ! -e $base ]]; then
-	# shellcheck disable=SC2016 # apt's own variables
-	mirror() { apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Created-By: Packages' | awk -v p="$1" '$2 == p { print $1; exit }'; }
-	main=$(mirror bookworm) security=$(mirror bookworm-security)
-	: "${main:?run apt-get update first}"
-	mmdebstrap --quiet --format=tar --variant=minbase --include="$packages" --aptopt='Apt::Install-Recommends "false"' \
-		--dpkgopt='path-exclude=/usr/share/locale/*' "$suite" "$base.new" \
-		"deb $main $suite main" "deb ${security:-$main} $suite-security main"
-	mv "$base.new" "$base"
+out=$cache/$release-$(cat "$here/image.sh" "$here/kernel.py" | sha256sum | cut -c1-12)
+if [[ -e $out/root.img ]]; then
+	echo "$out"
+	exit
 fi
+case $release in
+6.1) suite=bookworm ;;
+6.12) suite=bookworm-backports ;;
+*) echo "image.sh: no kernel $release here (take 6.1 or 6.12)" >&2 && exit 64 ;;
+esac
+mkdir -p "$cache"
+part=$(mktemp -d "$cache/part.XXXXXX")
+root=$part/root
+trap 'rm -rf --one-file-system "$part"' EXIT
 
-root=$(mktemp -d "$cache/root.XXXXXX")
-trap 'umount -q "$root/proc" || true; rm -rf --one-file-system "$root"' EXIT
+packages=systemd,systemd-sysv,dbus,udev,kmod,iproute2,procps,ca-certificates,openssl,python3,python3-venv
+packages+=,python3-systemd,bubblewrap,libbpf1,libseccomp2,libgomp1,zlib1g,util-linux
+# shellcheck disable=SC2016 # apt's own variables
+mirror() { apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Created-By: Packages' | awk -v p="$1" '$2 == p { print $1; exit }'; }
+main=$(mirror bookworm) security=$(mirror bookworm-security)
+: "${main:?run apt-get update first}"
+sources=("deb $main bookworm main" "deb $main bookworm-backports main")
+[[ -z $security ]] || sources+=("deb $security bookworm-security main")
+base=$cache/base-$release-$(echo "$packages" | sha256sum | cut -c1-12).tar
+if [[ ! -e $base ]]; then
+	mmdebstrap --quiet --variant=minbase --include="$packages,linux-image-cloud-amd64/$suite" \
+		--aptopt='Apt::Install-Recommends "false"' bookworm "$part/base.tar" "${sources[@]}" >&2
+	mv "$part/base.tar" "$base"
+fi
+mkdir "$root"
 tar -C "$root" -xf "$base"
 kernel=$(basename "$(echo "$root"/lib/modules/*)")
 echo vm >"$root/etc/hostname"
@@ -35,17 +45,18 @@ echo '127.0.0.1 localhost vm' >"$root/etc/hosts"
 echo '/dev/nvme0n1 / ext4 defaults,noatime 0 0' >"$root/etc/fstab"
 echo 5ca1ab1e5ca1ab1e5ca1ab1e5ca1ab1e >"$root/etc/machine-id"
 
-# The job of this boot lies on the second disk, as a tar; what it says goes to the second serial line.
+# The job of a boot lies on the second disk, as a tar; what it says goes to the second serial line. Each further
+# disk is mounted read-only where the job says.
 cat >"$root/usr/local/sbin/job" <<-'JOB'
 	#!/bin/bash
 	stty -F /dev/ttyS1 raw -echo
 	exec </dev/null >/dev/ttyS1 2>&1
 	mkdir -p /run/job
 	tar -C /run/job -xf /dev/nvme1n1
+	while read -r disk place; do mkdir -p "$place" && mount -o ro,noload "$disk" "$place"; done </run/job/disks
 	cd /root
-	export HOME=/root LANG=C.UTF-8 SYSTEMD_PAGER=
+	export HOME=/root LANG=C.UTF-8 SYSTEMD_PAGER= DEBIAN_FRONTEND=noninteractive
 	bash /run/job/job.sh
-	echo "__STATUS=$?"
 	sync
 	systemctl --no-block poweroff --force
 JOB
@@ -61,21 +72,13 @@ UNIT
 systemctl --quiet --root="$root" enable job.service
 systemctl --quiet --root="$root" mask getty.target apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
 	e2scrub_all.timer e2scrub_reap.service fstrim.timer man-db.timer systemd-timesyncd.service
-
-if [[ $# -gt 0 ]]; then
-	mkdir "$root/srv/dist"
-	cp "$@" "$root/srv/dist"
-	mount -t proc proc "$root/proc"
-	# The lists of what it needs are there, the archives are not asked: all of it is installed already.
-	DEBIAN_FRONTEND=noninteractive chroot "$root" sh -c 'apt-get install -qq -y --no-install-recommends /srv/dist/*.deb'
-	umount "$root/proc"
-	rm -r "$root/srv/dist"
-fi
-mkdir "$root/srv/clone"
-cp -a "$clone"/{daemon,examples,tests,.venv} "$root/srv/clone/"
+mkdir -p "$root/var/log/journal"
 
 # An uncompressed kernel boots without a loader and without unpacking itself, which takes long when emulated.
-python3 "$clone/tests/system/vm/kernel.py" "$root/boot/vmlinuz-$kernel" "$out/vmlinux"
-rm -f "$root"/boot/initrd.img-* "$out/root.img"
-mke2fs -q -t ext4 -E lazy_itable_init=1 -L root -d "$root" "$out/root.img" 6G
-echo "$suite, kernel $kernel: $(du -sm "$out/root.img" | cut -f1) MB"
+python3 "$here/kernel.py" "$root/boot/vmlinuz-$kernel" "$part/vmlinux"
+rm -f "$root"/boot/initrd.img-*
+mke2fs -q -t ext4 -E lazy_itable_init=1 -L root -d "$root" "$part/root.img" 5G >&2
+rm -rf "$root"
+mv "$part" "$out"
+chmod 755 "$out"
+echo "$out"

@@ -8,6 +8,7 @@ device's. ``image.sh`` makes what it boots. Source: qemu(1).
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import subprocess
 import tarfile
@@ -22,87 +23,125 @@ KERNEL_WORDS = (
     "root=/dev/nvme0n1 rw console=ttyS0 quiet panic=-1 systemd.unified_cgroup_hierarchy=1 nokaslr"
     " mitigations=off tsc=reliable no_timer_check"
 )
-MARK = "__STATUS="
+# AVX is emulated so slowly that what uses it when it is there runs faster without: an old model, whose features
+# fit one another (libgcrypt takes some for granted beside others).
+MACHINE = (
+    "-accel tcg,thread=multi,tb-size=512 -machine q35 -cpu Nehalem -smp 2 -m 3072 -display none -nodefaults"
+    " -no-reboot -nic none -device virtio-rng-pci"
+)
+MARK = re.compile(r"^@@ (?P<name>[a-z0-9-]+) (?P<state>begins|ends (?P<status>[0-9]+))$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a job said, and its exit status; None when the machine ended before it did."""
+class Step:
+    """What a step said, and its exit status; None when the machine ended before it did."""
 
     status: int | None
     output: str
+
+
+@dataclass(frozen=True)
+class Boot:
+    """One life of the machine: its steps, as far as it came, and the kernel's console."""
+
+    steps: Mapping[str, Step]
     console: str
+
+    def out(self, name: str) -> str:
+        """What a step that succeeded said. Raises AssertionError with everything when it did not."""
+        step = self.steps.get(name)
+        if step is None or step.status != 0:
+            told = "\n".join(
+                f"--- {key}: {value.status}\n{value.output}" for key, value in self.steps.items()
+            )
+            raise AssertionError(f"{name} did not succeed\n{told}\n--- console\n{self.console[-4000:]}")
+        return step.output.strip()
 
 
 @dataclass(frozen=True)
 class Vm:
-    """A machine whose disk is a copy of its own, so that the image stays as it is."""
+    """A machine whose first disk is a copy of its own, so that the image stays as it is.
+
+    ``disks`` are images of file systems by the place where it sees them, read-only.
+    """
 
     kernel: Path
     disk: Path
+    disks: Mapping[str, Path]
 
     @classmethod
-    def make(cls, image: Path, folder: Path) -> Vm:
+    def make(cls, image: Path, folder: Path, disks: Mapping[str, Path]) -> Vm:
         """``image`` is a folder of image.sh; ``folder`` must exist."""
         disk = folder / "root.img"
         subprocess.run(["cp", "--sparse=always", image / "root.img", disk], check=True)
-        return cls(image / "vmlinux", disk)
+        return cls(image / "vmlinux", disk, disks)
 
-    def run(
-        self,
-        job: str,
-        seconds: float,
-        cut_at: str = "",
-        security: str = SECURITY,
-        put: Mapping[str, str] | None = None,
-    ) -> Result:
-        """Boot, run ``job`` (a shell's), power off. ``put``: files by name beside it in /run/job.
+    def boot(
+        self, steps: Mapping[str, str], seconds: float, cut_at: str = "", security: str = SECURITY
+    ) -> Boot:
+        """Boot, run the steps (shell commands) in order until one fails, power off.
 
-        With ``cut_at`` the power is cut the moment the job has said that. ``security``: the kernel's lsm=.
+        With ``cut_at`` the power is cut the moment that is said. ``security``: the kernel's lsm=.
         """
         folder = Path(tempfile.mkdtemp(prefix="vm-"))
         try:
             tape = folder / "job.tar"
-            _write_tape(tape, {"job.sh": job, **(put or {})})
-            words = self._words(folder, tape, security)
+            files = {f"{name}.sh": text for name, text in steps.items()}
+            _write_tape(tape, {**files, "job.sh": _job(steps), "disks": self._mounts()})
             with (folder / "qemu").open("wb") as log:
+                words = self._words(folder, tape, security)
                 process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
             _await(process, folder / "out", seconds, cut_at)
-            output = _text(folder / "out")
-            head, mark, tail = output.rpartition(MARK)
-            status = int(tail.split()[0]) if mark and tail.split() else None
-            return Result(
-                status, head if mark else output, _text(folder / "console") + _text(folder / "qemu")
-            )
+            return Boot(_steps(_text(folder / "out")), _text(folder / "console") + _text(folder / "qemu"))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def _mounts(self) -> str:
+        return "".join(f"/dev/nvme{number}n1 {place}\n" for number, place in enumerate(self.disks, 2))
+
     def _words(self, folder: Path, tape: Path, security: str) -> list[str]:
-        words = ["qemu-system-x86_64", "-accel", "tcg,thread=multi,tb-size=512", "-machine", "q35"]
-        words += [
-            "-cpu",
-            "max,-avx2",
-            "-smp",
-            "2",
-            "-m",
-            "3072",
-            "-display",
-            "none",
-            "-nodefaults",
-            "-no-reboot",
-        ]
-        words += ["-nic", "none", "-device", "virtio-rng-pci"]
+        words = ["qemu-system-x86_64", *MACHINE.split()]
         words += ["-serial", f"file:{folder}/console", "-serial", f"file:{folder}/out"]
-        # What the guest has flushed must be in the file when the power is cut: no cache of qemu's own.
-        words += ["-drive", f"if=none,id=d0,file={self.disk},format=raw,cache=writeback"]
-        words += ["-device", "nvme,drive=d0,serial=root"]
-        words += [
-            "-drive",
-            f"if=none,id=d1,file={tape},format=raw,readonly=on",
-            "-device",
-            "nvme,drive=d1,serial=job",
-        ]
+        # A power cut here is the end of qemu, not of the host: what qemu has written stays, what the guest
+        # has in its own memory is lost. To flush the host's cache too would only cost time.
+        words += _drive(0, self.disk, "cache=unsafe")
+        for number, path in enumerate([tape, *self.disks.values()], 1):
+            words += _drive(number, path, "readonly=on")
         return [*words, "-kernel", str(self.kernel), "-append", f"{KERNEL_WORDS} lsm={security}"]
+
+
+def _drive(number: int, path: Path, options: str) -> list[str]:
+    drive = f"if=none,id=d{number},file={path},format=raw,{options}"
+    return ["-drive", drive, "-device", f"nvme,drive=d{number},serial=d{number}"]
+
+
+def pack(folder: Path, image: Path) -> Path:
+    """A file system with the contents of a folder."""
+    used = subprocess.run(["du", "-sm", folder], capture_output=True, text=True, check=True).stdout
+    size = int(used.split()[0]) * 12 // 10 + 64
+    words = ["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", str(folder), str(image)]
+    subprocess.run([*words, f"{size}M"], check=True)
+    return image
+
+
+def _job(steps: Mapping[str, str]) -> str:
+    lines = []
+    for name in steps:
+        lines += [f"echo; echo '@@ {name} begins'", f"bash /run/job/{name}.sh; status=$?"]
+        lines += [f"echo; echo '@@ {name}' ends $status", "[ $status = 0 ] || exit $status"]
+    return "\n".join(lines) + "\n"
+
+
+def _steps(text: str) -> dict[str, Step]:
+    found: dict[str, Step] = {}
+    start = 0
+    for mark in MARK.finditer(text):
+        if mark["status"] is None:
+            start = mark.end()
+            found[mark["name"]] = Step(None, text[start:])
+        else:
+            found[mark["name"]] = Step(int(mark["status"]), text[start : mark.start()])
+    return found
 
 
 def _write_tape(path: Path, files: Mapping[str, str]) -> None:
@@ -118,12 +157,14 @@ def _write_tape(path: Path, files: Mapping[str, str]) -> None:
 def _await(process: subprocess.Popen[bytes], output: Path, seconds: float, cut_at: str) -> None:
     """Until it powers itself off, says ``cut_at``, or the time is up; then it is killed: a power cut."""
     deadline = time.monotonic() + seconds
-    while process.poll() is None and time.monotonic() < deadline:
-        if cut_at and cut_at in _text(output):
-            break
-        time.sleep(0.1)
-    process.kill()
-    process.wait()
+    try:
+        while process.poll() is None and time.monotonic() < deadline:
+            if cut_at and cut_at in _text(output):
+                break
+            time.sleep(0.1)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _text(path: Path) -> str:

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images for the virtual machines: the bare systems, this environment, the packages and this clone.
+
+All but the packages are kept outside of the tree, in CACHE (~/.cache/homebound/vm), and made when missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from system.vm.vm import Vm, pack
+
+SUPPLY = "/srv/supply"
+# What an interpreter of the machine runs with this clone: the environment lies where it lies on the host.
+ENVIRONMENT = os.path.realpath(sys.prefix)
+PYTHON = f"PYTHONPATH={SUPPLY}/daemon {ENVIRONMENT}/bin/python -B"
+
+
+def cache() -> Path:
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(os.environ.get("CACHE") or home / "homebound/vm")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def environment_image() -> Path:
+    """This test's own environment, with torch and Flower, as a file system."""
+    site = next(Path(ENVIRONMENT, "lib").glob("python*/site-packages"))
+    names = sorted(path.name for path in site.glob("*.dist-info"))
+    key = hashlib.sha256("\n".join([ENVIRONMENT, *names]).encode()).hexdigest()[:12]
+    image = cache() / f"environment-{key}.img"
+    if not image.exists():
+        pack(Path(ENVIRONMENT), image.with_suffix(".part")).rename(image)
+    return image
+
+
+def newer(package: Path, out: Path) -> None:
+    """The same package with a higher version, packed quickly."""
+    tree = out / "newer"
+    subprocess.run(["dpkg-deb", "-R", package, tree], check=True)
+    control = tree / "DEBIAN/control"
+    lines = control.read_text().splitlines()
+    lines = [f"{line}+newer1" if line.startswith("Version: ") else line for line in lines]
+    control.write_text("\n".join(lines) + "\n")
+    words = ["dpkg-deb", "-Zgzip", "-z1", "-b", str(tree), str(out / "newer.deb")]
+    subprocess.run(words, check=True, capture_output=True)
+    shutil.rmtree(tree)
+
+
+@pytest.fixture(scope="session")
+def supply_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packages of dist/, a newer one, and of this clone what starts a federation."""
+    folder = tmp_path_factory.mktemp("supply")
+    tree = folder / "tree"
+    tree.mkdir()
+    packages = sorted((ROOT / "dist").glob("homebound*.deb"))
+    assert len(packages) == 2, "run make deb"
+    for package in packages:
+        shutil.copy(package, tree)
+    newer(packages[1], tree)
+    for name in ("daemon", "examples", "tests"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "*.o"))
+    image = pack(tree, folder / "supply.img")
+    shutil.rmtree(tree)
+    return image
+
+
+@pytest.fixture(scope="session")
+def new_vm(tmp_path_factory: pytest.TempPathFactory, supply_image: Path) -> Callable[[str], Vm]:
+    """Makes a machine with this kernel, on a disk of its own, without homebound."""
+
+    def make(kernel: str) -> Vm:
+        words = [str(ROOT / "tests/system/vm/image.sh"), kernel]
+        done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+        folder = tmp_path_factory.mktemp(f"vm-{kernel}")
+        disks = {SUPPLY: supply_image, ENVIRONMENT: environment_image()}
+        return Vm.make(Path(done.stdout.strip()), folder, disks)
+
+    return make
