@@ -13,11 +13,15 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMPS := $(VENV)/stamps
 PINS := packaging/requirements/runtime.txt packaging/requirements/dev.txt
+# Written last by build-deb.sh, so that it stands for all of dist/.
+PACKAGES := dist/lintian.txt
+PACKAGED := $(shell find bpf daemon docs examples packaging units -type f ! -name '*.o' ! -path '*/__pycache__/*' ! -path '*.egg-info/*')
+VM_PACKAGES := mmdebstrap qemu-system-x86 e2fsprogs zstd
 # Arguments for pytest: make test-kernel ARGS="-k connect4 -x"
 ARGS ?=
 FUZZ_SECONDS ?= 600
 
-.PHONY: help setup debian bpf demo preview test test-browser check test-kernel test-leaks test-kills test-federation deb test-packages bench fuzz dashboards fix clean FORCE
+.PHONY: help setup debian bpf demo preview test test-browser check test-kernel test-leaks test-kills test-federation deb test-packages test-system test-system-whole bench fuzz dashboards fix clean FORCE
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | \
@@ -77,11 +81,21 @@ test-kills: setup bpf ## kill -9 at every point of a life, over 400 kills, about
 test-federation: setup bpf ## against a real SuperLink on loopback (root)
 	@$(PYTHON) -m pytest tests/federation $(ARGS)
 
-deb: setup bpf ## build the Debian packages into dist/, with lintian's word and bills of materials (root)
+deb: $(PACKAGES) ## build the Debian packages into dist/, with lintian's word and bills of materials (root)
+
+$(PACKAGES): $(PACKAGED) | setup bpf
 	@packaging/setup/build-deb.sh
 
 test-packages: deb ## install, use, upgrade and purge what is in dist/; build it twice and compare (root)
 	@$(PYTHON) -m pytest tests/packages $(ARGS)
+
+test-system: setup bpf deb ## the service under a real systemd, then the packages in a virtual machine, kernel 6.1 (root)
+	@packaging/setup/install-debian.sh $(VM_PACKAGES)
+	@$(PYTHON) -m pytest tests/system -m "not whole" $(ARGS)
+
+test-system-whole: setup bpf deb ## the same on kernels 6.1 and 6.12; writes docs/system-tests.md (root, an hour)
+	@packaging/setup/install-debian.sh $(VM_PACKAGES)
+	@HOMEBOUND_WRITE_RESULT=docs/system-tests.md $(PYTHON) -m pytest tests/system/vm $(ARGS)
 
 bench: setup bpf ## measure rounds, memory and overhead; prints, asserts no time (root)
 	@$(PYTHON) -m pytest tests/bench -s $(ARGS)

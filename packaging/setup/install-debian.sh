@@ -49,6 +49,24 @@ fi
 [[ $(id -u) -eq 0 ]] ||
 	refuse "Debian packages are missing: ${missing[*]}" "run this as root once, or install them by hand" 77
 
+# Some of them ship a service (prometheus and its like). The tests start programs of their own; nothing is to
+# run on this machine that was not there before, neither now (policy-rc.d, if the machine has none) nor at boot.
+policy=/usr/sbin/policy-rc.d
+if [[ ! -e $policy ]]; then
+	printf '#!/bin/sh\nexit 101\n' >"$policy"
+	chmod 755 "$policy"
+	trap 'rm -f "$policy"' EXIT
+fi
+leave_off() {
+	local unit serving=()
+	mapfile -t serving < <(printf '%s\n' "${missing[@]}" | grep '^prometheus')
+	if [[ ${#serving[@]} -eq 0 ]] || ! command -v systemctl >/dev/null; then return; fi
+	dpkg-query --listfiles "${serving[@]}" | sed -n 's|.*/systemd/system/\([^/@]*\.\(service\|timer\|socket\)\)$|\1|p' |
+		while read -r unit; do
+			systemctl --quiet disable "$unit" 2>/dev/null || true
+		done
+}
+
 export DEBIAN_FRONTEND=noninteractive
 install=(apt-get install --yes --quiet --quiet --no-install-recommends -o DPkg::Lock::Timeout=120)
 printf 'installing Debian packages: %s\n' "${missing[*]}"
@@ -59,3 +77,4 @@ if ! "${install[@]}" "${missing[@]}" &>/dev/null; then
 	"${install[@]}" "${missing[@]}" >/dev/null ||
 		refuse "apt-get could not install: ${missing[*]}" "the reason stands above" 69
 fi
+leave_off

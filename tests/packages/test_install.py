@@ -69,10 +69,11 @@ def test_manual_completion_catalog(machine: Machine) -> None:
     assert int(shown) > 10
     words = "source /usr/share/bash-completion/completions/homebound; complete -p homebound"
     assert "_homebound_completion" in machine.out(words)
-    completed = machine.out(
-        "COMP_WORDS='homebound led' COMP_CWORD=1 _HOMEBOUND_COMPLETE=bash_complete homebound"
-    )
-    assert completed == "plain,ledger"
+    asked = "COMP_WORDS='homebound led' COMP_CWORD=1 _HOMEBOUND_COMPLETE={}_complete homebound"
+    assert machine.out(asked.format("bash")) == "plain,ledger"
+    assert machine.out(asked.format("zsh")).splitlines()[:2] == ["plain", "ledger"]
+    told = machine.out(asked.replace("CWORD=1", "CWORD=led").format("fish"))
+    assert told.startswith("plain,ledger\t")
 
 
 def test_trainer_trains(machine: Machine) -> None:

@@ -86,8 +86,43 @@ def test_bill_of_materials(name: str) -> None:
     assert ("flwr" in parts) == (name == "homebound")
 
 
+VALIDATE = """
+import sys
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+sys.exit(str(JsonStrictValidator(SchemaVersion.V1_6).validate_str(sys.stdin.read()) or ""))
+"""
+
+
+def schema_fault(document: str) -> str:
+    """What CycloneDX's own schema has against it; by the tool that build-deb.sh installed for itself."""
+    words = [ROOT / "build/sbom-tool/bin/python", "-c", VALIDATE]
+    return subprocess.run(words, input=document, capture_output=True, text=True, check=False).stderr.strip()
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_bill_of_materials_fits_the_schema(name: str) -> None:
+    (file,) = DIST.glob(f"{name}_*.cdx.json")
+    assert schema_fault(file.read_text()) == ""
+    assert "nonsense" in schema_fault(file.read_text().replace('"library"', '"nonsense"', 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("homebound", "homebound/guard/app"), ("homebound-trainer", "torch/nn/__init__")]
+)
+def test_what_is_compiled_at_installation_is_what_runs(name: str, module: str) -> None:
+    """A small part of all files, because a small device compiles for minutes otherwise."""
+    folder = "venv" if name == "homebound" else "trainer"
+    take = f"dpkg-deb --fsys-tarfile {package(name)} | tar -xO ./usr/lib/homebound/{folder}/compile.txt"
+    listed = subprocess.check_output(take, shell=True, text=True).splitlines()
+    names = set(listing(name))
+    assert set(listed) <= names
+    assert [line for line in listed if line.endswith(f"/{module}.py")]
+    assert len(listed) < len([line for line in names if line.endswith(".py")]) / 2
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_built_again_it_is_the_same(tmp_path: Path) -> None:
     """Another folder, another umask, another time."""
     os.umask(0o077)

@@ -11,18 +11,31 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from conftest import ROOT
+from homebound import __version__
 from system.vm.vm import Vm, pack
 
 SUPPLY = "/srv/supply"
 # What an interpreter of the machine runs with this clone: the environment lies where it lies on the host.
 ENVIRONMENT = os.path.realpath(sys.prefix)
 PYTHON = f"PYTHONPATH={SUPPLY}/daemon {ENVIRONMENT}/bin/python -B"
+
+
+RESULT = """# System tests: the last whole run
+
+Written by `make test-system-whole` on {day}, homebound {version}: the Debian packages in a virtual machine
+with Debian 12, an emulated processor (no KVM), a real systemd, cgroup controllers and BPF LSM.
+
+| what | kernel | result |
+|---|---|---|
+{rows}
+"""
 
 
 def cache() -> Path:
@@ -54,6 +67,21 @@ def newer(package: Path, out: Path) -> None:
     words = ["dpkg-deb", "-Zgzip", "-z1", "-b", str(tree), str(out / "newer.deb")]
     subprocess.run(words, check=True, capture_output=True)
     shutil.rmtree(tree)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Write down what came of the whole set, if that was asked for."""
+    out = os.environ.get("HOMEBOUND_WRITE_RESULT")
+    if not out:
+        return
+    rows = []
+    for outcome in ("passed", "failed", "error"):
+        for report in terminalreporter.stats.get(outcome, []):
+            if outcome == "error" or report.when == "call":
+                name, _, kernel = report.nodeid.rpartition("::")[2].removeprefix("test_").partition("[")
+                rows.append(f"| {name.replace('_', ' ')} | {kernel.rstrip(']')} | {outcome} |")
+    day = time.strftime("%Y-%m-%d", time.gmtime())
+    Path(out).write_text(RESULT.format(day=day, version=__version__, rows="\n".join(sorted(rows))))
 
 
 @pytest.fixture(scope="session")

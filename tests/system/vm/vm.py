@@ -23,8 +23,8 @@ KERNEL_WORDS = (
     "root=/dev/nvme0n1 rw console=ttyS0 quiet panic=-1 systemd.unified_cgroup_hierarchy=1 nokaslr"
     " mitigations=off tsc=reliable no_timer_check"
 )
-# AVX is emulated so slowly that what uses it when it is there runs faster without: an old model, whose features
-# fit one another (libgcrypt takes some for granted beside others).
+# AVX is emulated so slowly that what uses it when it is there runs faster without: an old model, whose
+# features fit one another (libgcrypt takes some for granted beside others).
 MACHINE = (
     "-accel tcg,thread=multi,tb-size=512 -machine q35 -cpu Nehalem -smp 2 -m 3072 -display none -nodefaults"
     " -no-reboot -nic none -device virtio-rng-pci"
