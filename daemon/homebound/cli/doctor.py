@@ -3,7 +3,8 @@
 
 Facts come from kernel/features.py and are found by trying; what can only be tried as root is "unknown"
 without it, never "good". Prints nothing. May import: config, errors, kernel, books.spending,
-rooms.rootfs, rooms.walls, settings, and of this room attachtrial, hostleaks, sitechecks, statusclient.
+rooms.rootfs, rooms.walls, settings, and of this room attachtrial, hostleaks, loaderchecks,
+placechecks, sitechecks, statusclient.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,13 +23,14 @@ from typing import Any, Literal
 
 from homebound import __version__
 from homebound.books import spending
-from homebound.cli import hostleaks, loaderchecks, sitechecks, statusclient
+from homebound.cli import hostleaks, loaderchecks, placechecks, sitechecks, statusclient
 from homebound.cli.attachtrial import attach_and_remove
 from homebound.config.layers import ETC
 from homebound.config.reading import Reading, read
 from homebound.errors import HomeboundError
 from homebound.kernel import cgroups, features, seccomp, siteplan
 from homebound.rooms import rootfs
+from homebound.rooms.roles import OOM_SCORES
 from homebound.settings import CanarySettings, PathsSettings
 
 Need = Literal["required", "wanted"]
@@ -75,6 +77,7 @@ def examine(config: Path | None = None, etc: Path = ETC) -> list[Check]:
     running = _status(config, reading)
     found += [*_programs(running), verdict, *_preload(reading), _btf(), _lsm(), _landlock()]
     found += [_controllers(), _synchronised()]
+    found += _told(placechecks.look([role.label for role in OOM_SCORES]))
     found += _privacy(reading)
     data = Path(reading.settings.data.path) if reading and reading.settings else None
     found += [
@@ -119,7 +122,10 @@ def _loaders(reading: Reading | None) -> list[Check]:
     """Whether libbpf or bcc can load the programs, whichever the settings want."""
     settings = reading.settings if reading else None
     folder = Path(settings.paths.probes if settings else PathsSettings().probes)
-    found = loaderchecks.look(settings.loader if settings else "auto", bool(siteplan.names(folder)))
+    return _told(loaderchecks.look(settings.loader if settings else "auto", bool(siteplan.names(folder))))
+
+
+def _told(found: Iterable[loaderchecks.Found]) -> list[Check]:
     return [
         _check("required" if one.required else "wanted", one.name, one.good, one.fact, one.advice)
         for one in found
@@ -139,13 +145,19 @@ def _seccomp() -> Check:
 
 def _program(name: str, package: str) -> Check:
     path = shutil.which(name, path=os.defpath)
-    return _check("required", name, path is not None, path or "not found", f"install the package {package}")
+    return _check("required", name, path is not None, path or "not found", f"apt install {package}")
 
 
 def _modules() -> Check:
     missing = [name for name in MODULES if importlib.util.find_spec(name) is None]
     fact = f"missing: {', '.join(missing)}" if missing else f"all {len(MODULES)} are there"
-    return _check("required", "python modules", not missing, fact, "make setup, or install the package again")
+    return _check(
+        "required",
+        "python modules",
+        not missing,
+        fact,
+        "apt install --reinstall homebound; in a clone, make setup",
+    )
 
 
 def _clock() -> Check:

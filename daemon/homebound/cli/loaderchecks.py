@@ -40,7 +40,7 @@ def look(loader: Loader, site_probes: bool) -> Iterator[Found]:
     yield Found("program objects", libbpf_needed, bool(objects), there, "make bpf")
     trouble = _without_libbpf()
     fact = trouble or f"{libbpf.LIBRARY} loads"
-    yield Found("libbpf", libbpf_needed, not trouble, fact, "install the package libbpf1")
+    yield Found("libbpf", libbpf_needed, not trouble, fact, "apt install libbpf1")
     wanted = loader == "bcc" or site_probes or bool(trouble) or not objects
     fact = lacks or "bcc and interface headers are there"
     if wanted or not lacks:

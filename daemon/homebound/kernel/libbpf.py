@@ -81,9 +81,7 @@ class Library:
         try:
             calls = ctypes.CDLL(LIBRARY, use_errno=True)
         except OSError as error:
-            raise LibbpfError(
-                f"{LIBRARY} cannot be loaded", "install the package libbpf1", errno.ENOENT
-            ) from error
+            raise LibbpfError(f"{LIBRARY} cannot be loaded", "apt install libbpf1", errno.ENOENT) from error
         for name, (result, arguments) in SIGNATURES.items():
             call = getattr(calls, name)
             call.restype, call.argtypes = result, arguments

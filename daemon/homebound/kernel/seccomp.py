@@ -108,7 +108,7 @@ class _Builder:
         try:
             lib = ctypes.CDLL(LIBRARY, use_errno=True)
         except OSError as error:
-            raise SeccompError(f"{LIBRARY} cannot be loaded", "install the package libseccomp2") from error
+            raise SeccompError(f"{LIBRARY} cannot be loaded", "apt install libseccomp2") from error
         lib.seccomp_init.restype = ctypes.c_void_p
         lib.seccomp_init.argtypes = [ctypes.c_uint32]
         lib.seccomp_release.argtypes = [ctypes.c_void_p]

@@ -67,7 +67,7 @@ def resolve(kinds: Mapping[str, T]) -> dict[int, T]:
     try:
         library = ctypes.CDLL(LIBRARY)
     except OSError as error:
-        raise HomeboundError(f"{LIBRARY} cannot be loaded", "install the package libseccomp2") from error
+        raise HomeboundError(f"{LIBRARY} cannot be loaded", "apt install libseccomp2") from error
     resolved = {library.seccomp_syscall_resolve_name(name.encode()): kind for name, kind in kinds.items()}
     # Negative: a call of other architectures, or one newer than the library.
     return {number: kind for number, kind in resolved.items() if number >= 0}

@@ -32,6 +32,15 @@ def identity(role: str, number: int, base: int) -> tuple[int, int]:
     return entry.pw_uid, entry.pw_gid
 
 
+def exists(name: str) -> bool:
+    """Whether the host has this user."""
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
 def name_of(uid: int) -> str:
     """The user that has this number; empty when it is free."""
     try:
