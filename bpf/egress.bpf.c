@@ -71,7 +71,7 @@ static __always_inline __u64 fresh_payload(struct __sk_buff *skb, const struct h
 	if (role == HB_ROLE_GATEWAY && settings.allowance_burst)
 		*credited = hb_spend(HB_PROGRAM_EGRESS,
 				     packet->opens_stream ? beyond + packet->headers : beyond);
-	if (stream && (*credited || !settings.enforce))
+	if (stream && (*credited || !hb_enforces()))
 		stream->next_sequence = start + payload;
 	return beyond;
 }
@@ -115,12 +115,12 @@ int hb_egress(struct __sk_buff *skb)
 	if (error)
 		hb_count_failure(HB_PROGRAM_EGRESS);
 	verdict = may_send(role, &packet) ? HB_ALLOWED : HB_DENIED;
-	if (packet.protocol == HB_TCP && (verdict == HB_ALLOWED || !settings.enforce))
+	if (packet.protocol == HB_TCP && (verdict == HB_ALLOWED || !hb_enforces()))
 		stream_bytes = fresh_payload(skb, &packet, role, &credited);
 	if (verdict == HB_ALLOWED && !credited) {
 		verdict = HB_DENIED;
 		rule = HB_RULE_CREDIT;
-		stream_bytes = settings.enforce ? 0 : stream_bytes;
+		stream_bytes = hb_enforces() ? 0 : stream_bytes;
 	}
 	count_traffic(skb, &packet, HB_PROGRAM_EGRESS,
 		      hb_traffic_index(role, HB_TRANSMIT, packet.family, packet.protocol, verdict),
@@ -132,7 +132,7 @@ int hb_egress(struct __sk_buff *skb)
 	event.port = packet.destination_port;
 	__builtin_memcpy(event.address, packet.destination, sizeof(event.address));
 	report_packet(skb, &packet, &event, error);
-	return settings.enforce ? DROP : PASS;
+	return hb_enforces() ? DROP : PASS;
 }
 
 // What comes in is counted. A role without a network receives nothing either: a socket that it came by in
@@ -158,7 +158,7 @@ int hb_ingress(struct __sk_buff *skb)
 	event.port = packet.source_port;
 	__builtin_memcpy(event.address, packet.source, sizeof(event.address));
 	report_packet(skb, &packet, &event, error);
-	return settings.enforce ? DROP : PASS;
+	return hb_enforces() ? DROP : PASS;
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -2,10 +2,13 @@
 // Never loaded: its BTF names every struct and enum of the contract, for tests/kernel/test_layout.py.
 // An enum that is used only as constants does not reach BTF, so there is a variable of each.
 #include "include/homebound.h"
+#include "include/rights.h"
 
 struct hb_settings layout_settings;
 struct hb_endpoint layout_endpoint;
 struct hb_traffic layout_traffic;
+struct hb_place layout_place;
+struct hb_lesson layout_lesson;
 struct hb_program_state layout_program_state;
 struct hb_stream layout_stream;
 struct hb_processes layout_processes;
@@ -24,4 +27,7 @@ enum hb_family layout_family;
 enum hb_protocol layout_protocol;
 enum hb_verdict layout_verdict;
 enum hb_side layout_side;
+enum hb_right layout_right;
+enum hb_loses layout_loses;
+enum hb_area layout_area;
 enum hb_shape layout_shape;

@@ -40,7 +40,7 @@ int hb_sock_create(struct bpf_sock *sock)
 	event.protocol = sock->protocol;
 	event.detail = sock->type | (__u64)sock->protocol << 32;
 	hb_send(&event);
-	if (!settings.enforce)
+	if (!hb_enforces())
 		return ALLOW;
 	pid_tgid = bpf_get_current_pid_tgid();
 	// Only where hb_syscall_exit takes it out again.
@@ -94,7 +94,7 @@ static __always_inline int decide_address(struct bpf_sock_addr *ctx, struct hb_e
 	__builtin_memcpy(event.address, to->address, sizeof(event.address));
 	event.detail = ctx->type | (__u64)protocol << 32;
 	hb_send(&event);
-	return settings.enforce ? DENY : ALLOW;
+	return hb_enforces() ? DENY : ALLOW;
 }
 
 // getaddrinfo(3) connects UDP sockets to every address it found, to sort them (RFC 6724). That sends nothing;

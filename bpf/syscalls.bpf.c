@@ -88,6 +88,15 @@ static __always_inline int is_counted_socket(void)
 	return bpf_map_delete_elem(&refused_sockets, &pid_tgid) == 0;
 }
 
+// The same for programs on security hooks, whatever the call.
+static __always_inline int is_counted_call(__u32 number)
+{
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	__u32 *refused = bpf_map_lookup_elem(&refused_calls, &pid_tgid);
+
+	return refused && *refused == number && bpf_map_delete_elem(&refused_calls, &pid_tgid) == 0;
+}
+
 // setpriv(1), which drops root to the role's user, asks the name service cache first, over a unix socket that
 // the filter refuses. It is the one call of ours that is refused on each start. A role itself is never root.
 static __always_inline int is_launcher_asking_names(__u32 rule)
@@ -150,7 +159,7 @@ int hb_syscall_exit(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	}
 	watched = bpf_map_lookup_elem(&syscall_rule, &call.number);
-	if (call.compat || !watched || !*watched)
+	if (call.compat || !watched || !*watched || is_counted_call(call.number))
 		return 0;
 	rule = decide_call(&call, *watched, result, &detail) & (HB_RULES_MAX - 1);
 	if (!rule || is_launcher_asking_names(rule))

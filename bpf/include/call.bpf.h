@@ -23,6 +23,7 @@ struct hb_registers {
 	__u64 ip, cs, flags, sp, ss;
 };
 
+#define HB_SYSCALL_SOCKETPAIR 53
 #define HB_USER_32_CS 0x23 // __USER32_CS: the code segment of 32-bit tasks
 
 static __always_inline void hb_call_of(const struct hb_registers *registers, struct hb_call *call)
@@ -57,6 +58,7 @@ struct hb_registers {
 	__u32 unused;
 };
 
+#define HB_SYSCALL_SOCKETPAIR 199
 #define HB_PSTATE_32 0x10 // PSR_MODE32_BIT
 
 static __always_inline void hb_call_of(const struct hb_registers *registers, struct hb_call *call)

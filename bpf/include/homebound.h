@@ -7,6 +7,8 @@
 
 #include <linux/types.h>
 
+#include "shape.h"
+
 #define HB_VERSION 2
 
 // A role is a cgroup directly below the device's root cgroup. NONE: below the root, but in no role.
@@ -47,7 +49,17 @@ enum hb_rule {
 	HB_RULE_TRACE = 34,
 	HB_RULE_KERNEL = 35,
 	HB_RULE_CGROUP = 36, // out of a role's cgroup or into it; nothing refuses that
-	HB_RULES_MAX = 64,   // room for growth; 8 roles x 64 rules x 8 bytes = 4 KiB a CPU
+	// 40-49: by the programs on security hooks, one for each hook.
+	HB_RULE_LSM_SOCKET = 40,
+	HB_RULE_LSM_CONNECT = 41,
+	HB_RULE_LSM_SEND = 42,
+	HB_RULE_LSM_OPEN = 43,
+	HB_RULE_LSM_RECEIVE = 44,
+	HB_RULE_LSM_TRACE = 45,
+	HB_RULE_LSM_BPF = 46,
+	HB_RULE_LSM_USERNS = 47,
+	HB_RULE_LSM_KEY = 48,
+	HB_RULES_MAX = 64, // room for growth; 8 roles x 64 rules x 8 bytes = 4 KiB a CPU
 };
 
 enum hb_kind {
@@ -91,6 +103,16 @@ enum hb_program {
 	HB_PROGRAM_PROCESS_EXIT = 10,
 	HB_PROGRAM_PROCESS_MOVE = 11,
 	HB_PROGRAM_CALLS = 12,
+	// 44-59: on security hooks; a wall of its own where the kernel has BPF LSM.
+	HB_PROGRAM_LSM_SOCKET = 44,
+	HB_PROGRAM_LSM_CONNECT = 45,
+	HB_PROGRAM_LSM_SEND = 46,
+	HB_PROGRAM_LSM_OPEN = 47,
+	HB_PROGRAM_LSM_RECEIVE = 48,
+	HB_PROGRAM_LSM_TRACE = 49,
+	HB_PROGRAM_LSM_BPF = 50,
+	HB_PROGRAM_LSM_USERNS = 51,
+	HB_PROGRAM_LSM_KEY = 52,
 	HB_PROGRAMS_MAX = 64,
 };
 
@@ -122,19 +144,6 @@ enum hb_side {
 	HB_FROM_LOCAL = 1, // from this local port; the address is zero
 };
 
-// How the arguments of a system call are read before it counts as denied (syscall_rule).
-enum hb_shape {
-	HB_SHAPE_PLAIN = 0,
-	HB_SHAPE_SOCKET = 1,     // family and type in arguments 0 and 1
-	HB_SHAPE_OPEN = 2,       // open flags in argument 1
-	HB_SHAPE_OPENAT = 3,     // open flags in argument 2
-	HB_SHAPE_OPENAT2 = 4,    // struct open_how in argument 2
-	HB_SHAPE_CREATE = 5,     // always makes a file
-	HB_SHAPE_CLONE = 6,      // clone flags in argument 0
-	HB_SHAPE_CLONE3 = 7,     // struct clone_args in argument 0
-	HB_SHAPE_DESCRIPTOR = 8, // counts when the descriptor is not one (EBADF)
-};
-
 // 512 covers x86_64 and arm64 (the newest call is below 480); x32 numbers have bit 30 set and fall outside.
 #define HB_SYSCALLS_MAX 512
 // A value of syscall_rule: rule in the low half, shape in the high half; 0 means not watched.
@@ -160,10 +169,14 @@ struct hb_calls {
 	__u64 x32;
 };
 
+// Bits of "enforce": the programs on the cgroup, those on security hooks.
+#define HB_ENFORCE_CGROUP 1
+#define HB_ENFORCE_HOOKS 2
+
 // Read-only data, written before load.
 struct hb_settings {
 	__u32 role_level; // depth of the role cgroups below the root of the cgroup hierarchy
-	__u32 enforce;    // 1: deny; 0: count as denied, but allow
+	__u32 enforce;    // who denies; the others count as denied, but allow: HB_ENFORCE_*
 	// What the gateway may send without a grant: bytes of stream a second, and at the most at once.
 	__u32 allowance_rate;
 	__u32 allowance_burst; // 0: the gateway needs no credit

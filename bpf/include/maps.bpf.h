@@ -47,4 +47,7 @@ HB_MAP(credit, ARRAY, HB_CREDIT_MAX, BPF_F_MMAPABLE, __u32, __u64);
 // key: pid_tgid; value: not used
 HB_MAP(refused_sockets, LRU_HASH, 1024, 0, __u64, __u64);
 
+// The number of the call that a program on a security hook has just refused in this thread: likewise.
+HB_MAP(refused_calls, LRU_HASH, 1024, 0, __u64, __u32); // by pid_tgid
+
 #endif

@@ -110,6 +110,12 @@ static __always_inline __u32 hb_current_role(void)
 	return hb_role_of(bpf_get_current_ancestor_cgroup_id(settings.role_level));
 }
 
+// Whether the programs on the cgroup deny what they count as denied.
+static __always_inline int hb_enforces(void)
+{
+	return settings.enforce & HB_ENFORCE_CGROUP;
+}
+
 // Whether a role may use IP at all. The others have no entry in the allow map, and are not even asked there.
 static __always_inline int hb_role_has_network(__u32 role)
 {

@@ -47,7 +47,8 @@ class Role(_Label, enum.IntEnum):
 
 
 class Rule(_Label, enum.IntEnum):
-    """Why something was denied. Below 20 by our programs; from 20 by seccomp, a namespace or Landlock."""
+    """Why something was denied. Below 20 and from 40 by our programs; from 20 by seccomp, a namespace or
+    Landlock."""
 
     SOCK_CREATE = 10
     CONNECT4 = 11
@@ -72,6 +73,15 @@ class Rule(_Label, enum.IntEnum):
     TRACE = 34
     KERNEL = 35
     CGROUP = 36
+    LSM_SOCKET = 40
+    LSM_CONNECT = 41
+    LSM_SEND = 42
+    LSM_OPEN = 43
+    LSM_RECEIVE = 44
+    LSM_TRACE = 45
+    LSM_BPF = 46
+    LSM_USERNS = 47
+    LSM_KEY = 48
 
 
 class Credit(_Label, enum.IntEnum):
@@ -127,6 +137,15 @@ class Program(_Label, enum.IntEnum):
     PROCESS_EXIT = 10
     PROCESS_MOVE = 11
     CALLS = 12
+    LSM_SOCKET = 44
+    LSM_CONNECT = 45
+    LSM_SEND = 46
+    LSM_OPEN = 47
+    LSM_RECEIVE = 48
+    LSM_TRACE = 49
+    LSM_BPF = 50
+    LSM_USERNS = 51
+    LSM_KEY = 52
 
     @property
     def bpf_name(self) -> str:
@@ -352,7 +371,7 @@ def decode(record: bytes) -> Event | Flaw:
         rule = Rule(raw.rule) if against else None
     except ValueError:
         return Flaw.VALUE
-    named = rule is not None and Rule.CONNECT4 <= rule <= Rule.CREDIT
+    named = rule is not None and (Rule.CONNECT4 <= rule <= Rule.CREDIT or rule is Rule.LSM_CONNECT)
     return Event(
         kind=Kind(raw.kind),
         role=role,

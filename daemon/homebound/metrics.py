@@ -42,6 +42,13 @@ RULES = (
     "socket_netlink", "socket_other",
     "io_uring", "file_outside", "foreign_fd", "namespace", "trace", "kernel", "cgroup",
 )  # fmt: skip
+LSM_RULES = (
+    "lsm_socket", "lsm_connect", "lsm_send", "lsm_open", "lsm_receive", "lsm_trace", "lsm_bpf", "lsm_userns",
+    "lsm_key",
+)  # fmt: skip
+# The programs on security hooks count as one, in rules and in figures of programs: series are few. Status,
+# events and the journal have the rule of each.
+LSM, LSM_PROGRAM = "lsm", "hb_lsm"
 # Rules that are about sums and trials, not about one call.
 POLICY_RULES = (
     ("trainer", "transmit"), ("guard", "transmit"), ("gateway", "unaccounted"), ("canary", "canary"),
@@ -50,11 +57,14 @@ REQUIRED_PROGRAMS = (
     "hb_sock_create", "hb_connect4", "hb_connect6", "hb_sendmsg4", "hb_sendmsg6", "hb_egress", "hb_ingress",
     "hb_syscall_exit",
 )  # fmt: skip
-WANTED_PROGRAMS = ("hb_process_fork", "hb_process_exec", "hb_process_exit", "hb_process_move", "hb_calls")
+WANTED_PROGRAMS = (
+    "hb_process_fork", "hb_process_exec", "hb_process_exit", "hb_process_move", "hb_calls", LSM_PROGRAM,
+)  # fmt: skip
 PROGRAMS = (*REQUIRED_PROGRAMS, *WANTED_PROGRAMS)
 KINDS = ("denied", "canary", "role_exit", "attempt", "process_fork", "process_exec", "process_exit")
 WALLS = (
-    "namespaces", "seccomp", "landlock", "cgroup-bpf", "users", "no-inherited-fd", "no-core-dump", "no-swap",
+    "namespaces", "seccomp", "landlock", "cgroup-bpf", "bpf-lsm", "users", "no-inherited-fd", "no-core-dump",
+    "no-swap",
 )  # fmt: skip
 REASONS = (
     "app_failed", "app_not_loaded", "timeout", "trainer_died", "malformed", "schema", "not_finite",
@@ -107,12 +117,14 @@ NEVER_BROKEN = (
     ("guard", "credit"),
 )  # fmt: skip
 VIOLATIONS = tuple(
-    pair for pair in _each(STARTED, RULES) if pair[1] not in RARE_SOCKETS and pair not in NEVER_BROKEN
+    pair for pair in _each(STARTED, (*RULES, LSM)) if pair[1] not in RARE_SOCKETS and pair not in NEVER_BROKEN
 )
 
 
 def violation_rule(rule: str) -> str:
     """The rule under which a violation is counted."""
+    if rule in LSM_RULES:
+        return LSM
     return "socket_other" if rule in RARE_SOCKETS else rule
 
 
@@ -205,7 +217,7 @@ METRICS = (
     Metric(
         "homebound_denied_total", "counter",
         "Attempts of any role that a wall refused, those of the canary and of a role's start included.",
-        ("rule",), _each(RULES), "denied",
+        ("rule",), _each((*RULES, LSM)), "denied",
     ),
     # what was decided
     Metric(

@@ -15,7 +15,7 @@ from annotated_types import Predicate
 
 Mode = Literal["enforce", "observe"]
 Loader = Literal["auto", "libbpf", "bcc"]
-Wall = Literal["namespaces", "seccomp", "landlock", "cgroup-bpf"]
+Wall = Literal["namespaces", "seccomp", "landlock", "cgroup-bpf", "bpf-lsm"]
 Scalar = str | int | float | bool
 
 

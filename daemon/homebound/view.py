@@ -66,7 +66,7 @@ def status(document: Mapping[str, Any], now: float) -> list[Table]:
     walls = document["walls"]
     if walls:
         rows: tuple[tuple[str, ...], ...] = tuple(
-            (name, "holds" if wall["active"] else "OPEN", wall["detail"]) for name, wall in walls.items()
+            (name, _standing(wall), wall["detail"]) for name, wall in walls.items()
         )
         tables.append(Table("walls, as tried", ("wall", "", "tried"), rows))
     if document["violations"]:
@@ -294,7 +294,16 @@ def programs(found: Sequence[Mapping[str, Any]]) -> Table:
     return Table("kernel programs", ("program", "", "", "reason"), rows)
 
 
+def _standing(wall: Mapping[str, Any]) -> str:
+    if wall["active"]:
+        return "holds"
+    return "-" if wall["detail"].startswith("not here:") else "OPEN"
+
+
 def _is_lacking(program: Mapping[str, Any]) -> bool:
+    # Those on security hooks are a wall, and its line says why.
+    if program["name"].startswith("hb_lsm_"):
+        return False
     return program["need"] != "off" and not program["attached"]
 
 

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypedDict
 
@@ -72,10 +73,17 @@ def bpf_file_system() -> Path:
 @pytest.fixture
 def device_cgroup() -> Iterator[Path]:
     """An empty root cgroup with role cgroups; killed and removed at the end."""
+    with role_cgroups(f"homebound-test-{os.getpid()}") as root:
+        yield root
+
+
+@contextmanager
+def role_cgroups(name: str) -> Iterator[Path]:
+    """The same for the length of a block."""
     mounts = features.cgroup2_mounts()
     if not mounts:
         pytest.skip("cgroup v2 is not mounted")
-    root = mounts[0] / f"homebound-test-{os.getpid()}"
+    root = mounts[0] / name
     root.mkdir()
     try:
         for role in Role:
@@ -92,14 +100,9 @@ def make_device(objects: Path, bpf_file_system: Path, device_cgroup: Path, how: 
     made: list[Device] = []
 
     def make(enforce: bool = True, count_calls: bool = False) -> Device:
-        level = len(device_cgroup.relative_to(features.cgroup2_mounts()[0]).parts) + 1
-        probes = Probes.load(objects, device_cgroup, level, enforce, pins, count_calls=count_calls, **how)
-        for role in Role:
-            if role is not Role.NONE:
-                probes.assign((device_cgroup / role.label).stat().st_ino, role)
-        device = Device(device_cgroup, pins, probes, maps.EventStream(probes.map_fd("events")))
+        device = load_device(objects, device_cgroup, pins, enforce, how, count_calls)
         made.append(device)
-        assert unattached(probes) == {}
+        assert unattached(device.probes) == {}
         return device
 
     try:
@@ -111,6 +114,18 @@ def make_device(objects: Path, bpf_file_system: Path, device_cgroup: Path, how: 
                 device.probes.remove()
             else:
                 device.probes.close()
+
+
+def load_device(
+    objects: Path, cgroup: Path, pins: Path, enforce: bool, how: How, count_calls: bool = False
+) -> Device:
+    """Load the programs and give each role cgroup its role."""
+    level = len(cgroup.relative_to(features.cgroup2_mounts()[0]).parts) + 1
+    probes = Probes.load(objects, cgroup, level, enforce, pins, count_calls=count_calls, **how)
+    for role in Role:
+        if role is not Role.NONE:
+            probes.assign((cgroup / role.label).stat().st_ino, role)
+    return Device(cgroup, pins, probes, maps.EventStream(probes.map_fd("events")))
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from homebound import events, structs
+from homebound.kernel import lsm
 
 STRUCTS: dict[str, type[ctypes.Structure]] = {
     "hb_settings": structs.SettingsRecord,
@@ -24,6 +25,8 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "hb_processes": structs.ProcessesRecord,
     "hb_calls": structs.CallsRecord,
     "hb_event": structs.EventRecord,
+    "hb_place": lsm.PlaceRecord,
+    "hb_lesson": lsm.LessonRecord,
 }
 # Python enum, prefix of the names in C, and the names in C that only bound a table.
 ENUMS: dict[str, tuple[type[enum.IntEnum | enum.IntFlag], str, dict[str, int]]] = {
@@ -40,6 +43,9 @@ ENUMS: dict[str, tuple[type[enum.IntEnum | enum.IntFlag], str, dict[str, int]]] 
     "hb_verdict": (events.Verdict, "HB_", {}),
     "hb_side": (events.Side, "HB_", {}),
     "hb_shape": (events.Shape, "HB_SHAPE_", {}),
+    "hb_right": (lsm.Right, "HB_RIGHT_", {}),
+    "hb_loses": (lsm.Loses, "HB_LOSES_", {}),
+    "hb_area": (lsm.Area, "HB_AREA_", {}),
 }
 
 
@@ -89,7 +95,8 @@ def test_enum_is_mirrored(types: dict[int, dict[str, Any]], name: str) -> None:
     """Every name and number, and no other."""
     mirror, prefix, bounds = ENUMS[name]
     kernel = {value["name"]: value["val"] for value in _named(types, "ENUM", name)["values"]}
-    assert {f"{prefix}{member.name}": member.value for member in mirror} | bounds == kernel
+    ours = {prefix + key: member.value for key, member in mirror.__members__.items()}  # equal ones, too
+    assert ours | bounds == kernel
 
 
 def test_no_enum_is_forgotten(types: dict[int, dict[str, Any]]) -> None:

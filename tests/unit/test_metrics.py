@@ -13,9 +13,11 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from homebound import events, records, valuekinds
+from homebound.kernel import lsm
 from homebound.metrics import (
     BY_NAME,
     KINDS,
+    LSM_RULES,
     METRICS,
     POLICY_RULES,
     PROGRAMS,
@@ -28,6 +30,7 @@ from homebound.metrics import (
     Readings,
     Source,
     application,
+    violation_rule,
 )
 from homebound.watcher import policy
 
@@ -81,11 +84,18 @@ def test_no_created_samples() -> None:
     assert not [name for name, _ in samples(registry) if name.endswith("_created")]
 
 
+def lsm_rules() -> list[events.Rule]:
+    return [rule for rule in events.Rule if rule.label in LSM_RULES]
+
+
 def test_sets_are_those_of_their_owners() -> None:
     assert set(ROLES) == {role.label for role in events.Role}
-    assert set(RULES) == {rule.label for rule in events.Rule}
+    assert {*RULES, *LSM_RULES} == {rule.label for rule in events.Rule}
+    assert set(LSM_RULES) == {program.label for program in lsm.PROGRAMS}
+    assert {violation_rule(rule.label) for rule in lsm_rules()} == {"lsm"}
     assert set(KINDS) == {kind.label for kind in events.Kind}
-    assert set(PROGRAMS) == {program.bpf_name for program in events.Program}
+    names = {program.bpf_name for program in events.Program if program not in lsm.PROGRAMS}
+    assert set(PROGRAMS) == names | {"hb_lsm"}
     assert set(REASONS) == {code.value for code in records.RefusalCode}
     assert set(WALLS) >= set(get_args(valuekinds.Wall))
     assert {role.label for role in policy.WATCHED} < set(ROLES)

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -41,6 +41,7 @@ CONTROLLERS = ("cpu", "memory", "pids", "io")
 # The canary flies every interval; one flight may be late, two may not.
 LATE_CANARY = 2.5
 AS_ROOT = "sudo homebound doctor"
+LSM_NAMES = "hb_lsm_"
 PROGRAM_CHECKS: tuple[tuple[Need, str, str], ...] = (
     ("required", "kernel programs", "without them nothing starts; docs/kernel.md has what each needs"),
     ("wanted", "tracing programs", "all walls stand without them; their figures are missing"),
@@ -75,7 +76,7 @@ def examine(config: Path | None = None, etc: Path = ETC) -> list[Check]:
     found = [_root(), _cgroup2(), _bpf(), *_loaders(reading), _seccomp()]
     found += [_program("bwrap", "bubblewrap"), _program("setpriv", "util-linux"), _modules(), _clock()]
     running = _status(config, reading)
-    found += [*_programs(running), verdict, *_preload(reading), _btf(), _lsm(), _landlock()]
+    found += [*_programs(running), verdict, *_preload(reading), _btf(), _landlock()]
     found += [_controllers(), _synchronised()]
     found += _told(placechecks.look([role.label for role in OOM_SCORES]))
     found += _privacy(reading)
@@ -218,14 +219,17 @@ def _btf() -> Check:
     return _check("wanted", "kernel types", fact.present, fact.detail, "a kernel with CONFIG_DEBUG_INFO_BTF")
 
 
-def _lsm() -> Check:
-    names = features.lsm()
-    if names is None:
+def _lsm(programs: Sequence[Mapping[str, Any]]) -> Check:
+    """The programs on security hooks: a further wall."""
+    lacking = [program for program in programs if not program["attached"]]
+    if features.lsm() is None:
         advice = "mount -t securityfs none /sys/kernel/security"
         return Check("wanted", "bpf lsm", "unknown", "securityfs is not mounted", advice)
-    return _check(
-        "wanted", "bpf lsm", "bpf" in names, ",".join(names), "boot with lsm=...,bpf; one wall more, later"
-    )
+    fact = f"all {len(programs)} programs attach"
+    if lacking:
+        fact = f"{len(lacking)} of {len(programs)} programs do not attach: {lacking[0]['reason']}"
+    advice = "boot with lsm=...,bpf where the kernel has CONFIG_BPF_LSM; without it one wall is missing"
+    return _check("wanted", "bpf lsm", not lacking, fact, advice)
 
 
 def _landlock() -> Check:
@@ -295,7 +299,8 @@ def _programs(running: Mapping[str, Any] | HomeboundError) -> list[Check]:
         found = attach_and_remove() if isinstance(running, HomeboundError) else running.get("programs", [])
     except HomeboundError as error:
         return [Check("required", "kernel programs", "unknown", error.message, error.hint)]
-    checks = []
+    checks = [_lsm([program for program in found if program["name"].startswith(LSM_NAMES)])]
+    found = [program for program in found if not program["name"].startswith(LSM_NAMES)]
     for need, name, advice in PROGRAM_CHECKS:
         mine = [program for program in found if program["need"] == need]
         lacking = [f"{program['name']}: {program['reason']}" for program in mine if not program["attached"]]

@@ -130,7 +130,7 @@ def _without_types(paths: Sequence[Path]) -> tuple[list[Path], dict[str, str]]:
     reasons: dict[str, str] = {}
     for path in paths:
         text = path.read_text() if path.exists() else ""
-        if NEEDS_TYPES in text:
+        if NEEDS_TYPES.search(text):
             reasons |= dict.fromkeys(names(text), TYPES_WANTED)
         else:
             fit.append(path)

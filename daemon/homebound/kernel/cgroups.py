@@ -121,6 +121,10 @@ class Cgroup:
         """Move a process in. 0 is the calling one."""
         self._write("cgroup.procs", str(pid))
 
+    def entrance(self) -> int:
+        """A descriptor: who writes "0" to it moves in. The caller closes it."""
+        return os.open(self.path / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+
     def set(self, name: str, value: str) -> bool:
         """Write a setting (``memory.max``); False when the kernel has no such file here."""
         if not (self.path / name).exists():

@@ -25,7 +25,7 @@ from homebound.events import (
     Side,
     address_bytes,
 )
-from homebound.kernel import bpf, calls, loading, syscalls
+from homebound.kernel import bpf, calls, loading, lsm, syscalls
 from homebound.kernel import pins as folders
 from homebound.kernel.job import Job, Loader
 from homebound.kernel.pins import LINKS, MAPS, PROGRAMS
@@ -50,6 +50,7 @@ OBJECTS: Mapping[str, tuple[Program, ...]] = {
         Program.PROCESS_MOVE,
     ),
     "calls": (Program.CALLS,),
+    **lsm.OBJECTS,
 }
 SHARED_MAPS = (
     "role_by_cgroup",
@@ -68,7 +69,11 @@ SHARED_MAPS = (
     "call_class",
     "calls",
     "dangerous",
+    "refused_calls",
+    "area_of",
+    "lesson",
 )
+ENFORCE_CGROUP, ENFORCE_HOOKS = 1, 2  # bits of hb_settings.enforce
 REQUIRED, WANTED, OFF = "required", "wanted", "off"
 TCP = 6
 
@@ -124,6 +129,7 @@ class Probes:
         loader: Loader = "libbpf",
         compiled: Path | None = None,
         count_calls: bool = False,
+        hooks_enforce: bool | None = None,
     ) -> Probes:
         """Load the objects of a folder and attach them to a cgroup before any task is below it.
 
@@ -133,18 +139,24 @@ class Probes:
         ``loader``: who loads; ``compiled``: a file in which bcc's instructions are kept between loads.
         ``pins``: a folder on the BPF file system; what an earlier run left there goes once the new programs
         are in place, and stays when a required one is not. ``off``: programs to leave out, and why.
+        ``hooks_enforce``: whether those on security hooks deny, if not as the others.
         A program that cannot be attached is a fact, told by ``programs()``; a required object that cannot be
         read at all raises.
         """
         free = allowance or Allowance(0, 0)
-        settings = SettingsRecord(role_level, int(enforce), free.rate, free.burst, int(count_calls))
+        hooks = enforce if hooks_enforce is None else hooks_enforce
+        denying = ENFORCE_CGROUP * enforce | ENFORCE_HOOKS * hooks
+        settings = SettingsRecord(role_level, denying, free.rate, free.burst, int(count_calls))
         with _rights_needed(), _descriptor(cgroup) as cgroup_fd:
             old = folders.set_aside(pins)
             probes = cls(pins, os.fstat(cgroup_fd).st_ino, off=off or {})
             try:
                 contents = {"syscall_rule": tuple(_syscall_rules()), "call_class": tuple(_call_classes())}
-                job = Job(OBJECTS, SHARED_MAPS, contents, bytes(settings), cgroup_fd, pins, probes.off)
-                probes.loader, probes.reasons = loading.load(loader, objects, job, compiled)
+                absent = dict.fromkeys(lsm.PROGRAMS, lacking) if (lacking := lsm.lacking()) else {}
+                left_out = {*probes.off, *absent}
+                job = Job(OBJECTS, SHARED_MAPS, contents, bytes(settings), cgroup_fd, pins, left_out)
+                probes.loader, reasons = loading.load(loader, objects, job, compiled)
+                probes.reasons = reasons | {program.bpf_name: why for program, why in absent.items()}
                 probes._open()
             except BaseException:
                 probes.close()
@@ -216,6 +228,15 @@ class Probes:
         mine = (self.credit()[Credit.SUPERVISOR] + count) % (1 << 64)
         key, value = bytes(ctypes.c_uint32(Credit.SUPERVISOR)), bytes(ctypes.c_uint64(mine))
         bpf.update(self.map_fd("credit"), key, value)
+
+    def drop(self, program: Program, reason: str) -> None:
+        """Take one program off that cannot do its work."""
+        name = program.bpf_name
+        for fd in self.programs_open.pop(name, ()):
+            os.close(fd)
+        for folder in (LINKS, PROGRAMS):
+            (self.pins / folder / name).unlink(missing_ok=True)
+        self.reasons = {**self.reasons, name: reason}
 
     def close(self) -> None:
         """Let go of the descriptors. The pins, and so the programs, stay in force."""

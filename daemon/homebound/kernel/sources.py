@@ -11,7 +11,7 @@ SUFFIX = ".bpf.c"
 PROGRAM = re.compile(r'^SEC\("([^"]+)"\)\s+int (\w+)\(', re.MULTILINE)
 LICENSE = re.compile(r'^char \w+\[\] SEC\("license"\) = "([^"]+)";$', re.MULTILINE)
 # What a file includes that reads the kernel's own structs: their layouts come from BTF, when libbpf loads.
-NEEDS_TYPES = '#include "include/task.bpf.h"'
+NEEDS_TYPES = re.compile(r'^#include "include/(task|lsm).bpf.h"$', re.MULTILINE)
 TYPES_WANTED = "reads structs of the kernel, which libbpf can do and bcc cannot"
 
 
@@ -23,4 +23,4 @@ def names(text: str) -> list[str]:
 def only_for_libbpf(folder: Path) -> set[str]:
     """Programs below a folder that bcc cannot make, whatever the kernel."""
     texts = (path.read_text() for path in folder.glob(f"*{SUFFIX}"))
-    return {name for text in texts if NEEDS_TYPES in text for name in names(text)}
+    return {name for text in texts if NEEDS_TYPES.search(text) for name in names(text)}

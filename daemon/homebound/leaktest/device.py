@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from homebound.errors import HomeboundError, PermissionMissing
-from homebound.events import Kind, Role, Rule
-from homebound.kernel import bpffs, cgroups, maps, probes, seccomp, spawn
+from homebound.events import Kind, Program, Role, Rule
+from homebound.kernel import bpffs, cgroups, lsm, maps, probes, seccomp, spawn
 from homebound.kernel.cgroups import Cgroup
 from homebound.kernel.sandbox import Identity
 from homebound.kernel.spawn import Child, Command
 from homebound.leaktest.judge import Denial
 from homebound.leaktest.run import Report, choose, leaktest
 from homebound.leaktest.without import inheritable, leave_out
-from homebound.rooms import launch, roles, users, walls
+from homebound.rooms import areas, launch, roles, users, walls
 from homebound.rooms.instance import Instance
 from homebound.rooms.launch import SECCOMP_FD, Links
 
@@ -33,6 +33,8 @@ MODULE = "homebound.leaktest.attempts"
 # A dozen attempts take a second, most of it pauses; a machine under load ten times that.
 ATTEMPTS_SECONDS = 60.0
 OUTPUT_BYTES = 1 << 20
+# Left out where the programs are loaded, not on the command line of the sandbox.
+BPF_WALLS = frozenset({"cgroup-bpf", "bpf-lsm"})
 
 
 @dataclass(frozen=True)
@@ -115,36 +117,40 @@ class Device:
 def device(users_base: int, *, without: Collection[str] = (), root: str = "") -> Iterator[Device]:
     """Make a device for the length of a block. ``users_base`` is the setting users.base.
 
-    ``without``: walls to leave out; without cgroup-bpf the kernel programs count and let pass. Raises what
-    cgroups and probes raise.
+    ``without``: walls to leave out; without cgroup-bpf the programs on the cgroup count and let pass. Raises
+    what cgroups and probes raise.
     """
     instance = _instance(f"leaktest-{os.getpid()}")
     user = Identity(*users.identity("canary", Role.CANARY.value, users_base))
     with ExitStack() as stack:
         stack.callback(bpffs.hold().release)
         stack.enter_context(_tree(instance))
-        loaded = stack.enter_context(_probes(instance, enforce="cgroup-bpf" not in without))
+        loaded = stack.enter_context(_probes(instance, without))
         events = stack.enter_context(maps.EventStream(loaded.map_fd("events")))
         watch = KernelWatch(loaded.map_fd("denied"), events, "cgroup-bpf" not in without)
-        yield Device(instance, user, watch, frozenset(without) - {"cgroup-bpf"}, root)
+        yield Device(instance, user, watch, frozenset(without) - BPF_WALLS, root)
 
 
 @contextmanager
-def _probes(instance: Instance, *, enforce: bool) -> Iterator[probes.Probes]:
+def _probes(instance: Instance, without: Collection[str]) -> Iterator[probes.Probes]:
     """Attach the programs before anything runs in the tree, and detach them after the last of it ended."""
     canary = instance.cgroup(Role.CANARY)
     loaded = probes.Probes.load(
         objects=walls.OBJECTS,
         cgroup=instance.root.path,
         role_level=canary.level(),
-        enforce=enforce,
+        enforce="cgroup-bpf" not in without,
         pins=instance.pins,
+        off=dict.fromkeys(lsm.PROGRAMS, "left out") if "bpf-lsm" in without else {},
+        hooks_enforce=True,
     )
     try:
         lacking = probes.missing(loaded.programs())
         if lacking:
             words = "; ".join(f"{program.name}: {program.reason}" for program in lacking)
             raise HomeboundError(f"kernel programs did not attach: {words}", "see `homebound doctor`")
+        if Program.LSM_OPEN in areas.attached(loaded):
+            areas.tell_host(loaded, Cgroup(cgroups.mount() / cgroups.own().lstrip("/")).id())
         loaded.assign(canary.id(), Role.CANARY)
         yield loaded
         canary.kill()

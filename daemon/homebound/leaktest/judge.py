@@ -22,6 +22,7 @@ LATE_NS = 10_000_000
 CGROUP_BPF = frozenset(
     {Rule.SOCK_CREATE, Rule.CONNECT4, Rule.CONNECT6, Rule.SENDMSG4, Rule.SENDMSG6, Rule.EGRESS}
 )
+LSM = tuple(rule for rule in Rule if rule.label.startswith("lsm_"))
 SOCKET = frozenset(
     {Rule.SOCKET_STREAM, Rule.SOCKET_DATAGRAM, Rule.SOCKET_RAW, Rule.SOCKET_PACKET, Rule.SOCKET_VSOCK}
     | {Rule.SOCKET_UNIX, Rule.SOCKET_NETLINK, Rule.SOCKET_OTHER}
@@ -223,7 +224,7 @@ def rules_met(channel: Named, result: Result | None, evidence: Evidence) -> list
     """
     if result is None:
         return []
-    own = [Rule[name.upper()] for name in channel.RULES]
+    own = [*(Rule[name.upper()] for name in channel.RULES), *LSM]
     seen = {
         denial.rule
         for denial in evidence.denials
@@ -251,6 +252,8 @@ def wall_of(error: str, rules: Sequence[Rule], facts: Facts | None, walls: Seque
     """Return the wall that held, from the error, the rules met and the walls that can hold the channel; ""
     when it cannot be told."""
     met = set(rules)
+    if met & set(LSM):
+        return "bpf-lsm"
     if met & CGROUP_BPF:
         return "cgroup-bpf"
     if Rule.FOREIGN_FD in met or error == "EBADF":

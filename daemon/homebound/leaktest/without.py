@@ -17,6 +17,8 @@ from pathlib import Path
 # In the order in which the table shows them. cgroup-bpf is left out by programs that observe.
 # entry is what kernel/enter.py closes by itself besides Landlock: descriptors, and calls by a second filter.
 WALLS = ("namespaces", "seccomp", "landlock", "cgroup-bpf", "users", "no-inherited-fd", "entry")
+# One more, on kernels that have it; left out by not loading its programs.
+ALL_WALLS = (*WALLS, "bpf-lsm")
 ENTER = "homebound.kernel.enter"
 SETPRIV = "/usr/bin/setpriv"
 # The folder above the package on the host, where a role without a mount view finds it.

@@ -14,7 +14,7 @@ import resource
 import select
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,11 +151,15 @@ def _approve(spec: Spec, facts: audit.Facts, links: frozenset[int]) -> audit.Fac
     return facts
 
 
-def try_walls(instance: Instance, spec: Spec, told: Told = never) -> tuple[canary.Trial, ...]:
+def try_walls(
+    instance: Instance, spec: Spec, told: Told = never, hooks: Collection[str] = ()
+) -> tuple[canary.Trial, ...]:
     """Run the canary inside the sandbox and, for the BPF programs alone, outside it. Every trial judged.
 
-    Raises ServiceUnavailable when it cannot be started, ToldToStop.
+    ``hooks``: which programs on security hooks are there to be tried. Raises ServiceUnavailable when the canary
+    cannot be started, ToldToStop.
     """
+    asked = [name for name in canary.LSM if name in hooks]
     results: dict[str, int] = {}
     for inside in (True, False):
         receiving, sending = os.pipe()
@@ -164,7 +168,7 @@ def try_walls(instance: Instance, spec: Spec, told: Told = never) -> tuple[canar
                 child = start(instance, spec, Links(["sealed"], {1: sending}))
             else:
                 # Isolated and by path: this process has no sandbox, so it must not look up modules at will.
-                words = [sys.executable, "-I", "-B", str(Path(canary.__file__)), "open"]
+                words = [sys.executable, "-I", "-B", str(Path(canary.__file__)), "open", *asked]
                 child = spawn.spawn(Command(words, {1: sending, 2: 2}), instance.cgroup(Role.CANARY).path)
             os.close(sending)
             instance.cgroup(Role.CANARY).thaw()
@@ -176,7 +180,7 @@ def try_walls(instance: Instance, spec: Spec, told: Told = never) -> tuple[canar
                 "the canary could not be started, so no wall was tried",
                 "the lines above this one say why; `homebound doctor` names what is missing",
             )
-    return canary.judge(results)
+    return canary.judge(results, asked)
 
 
 def _collect(instance: Instance, child: Child, receiving: int, told: Told) -> dict[str, int]:

@@ -59,6 +59,8 @@ def _read(name: str, path: str) -> bytes:
 def _listen(metrics: MetricsSettings, place: Instance) -> socket.socket:
     """Made inside the watcher's cgroup, so that what is sent on its connections counts as the watcher's."""
     family = socket.AF_INET6 if ":" in metrics.address else socket.AF_INET
+    # Opened before: the watcher, as which this process passes for a moment, may not open it.
+    back = place.cgroup(Role.SUPERVISOR).entrance()
     place.cgroup(Role.WATCHER).add(0)
     try:
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -71,5 +73,6 @@ def _listen(metrics: MetricsSettings, place: Instance) -> socket.socket:
             "set metrics.port to a free one; each device on a host needs its own",
         ) from error
     finally:
-        place.cgroup(Role.SUPERVISOR).add(0)
+        os.write(back, b"0")
+        os.close(back)
     return listener

@@ -3,7 +3,7 @@
 
 Built before any role starts and removed after the last one ended. What is built here is tried by the
 canary (launch.try_walls) before anybody relies on it. May import: books.accounts, errors, events,
-rooms.bounds, rooms.granting, rooms.instance, rooms.metricsport, rooms.resolve, settings, kernel.
+rooms.areas, rooms.bounds, rooms.granting, rooms.instance, rooms.metricsport, rooms.resolve, settings, kernel.
 Source: bpf-cgroup(7), cgroup-v2.rst, mount(8).
 """
 
@@ -23,7 +23,7 @@ from homebound.errors import PermissionMissing, ServiceUnavailable
 from homebound.events import Program, Role, Side
 from homebound.kernel import bpf, bpffs, cgroups, features
 from homebound.kernel.probes import Allowance, Probes, missing
-from homebound.rooms import bounds, granting, instance, metricsport, resolve, siteprobes
+from homebound.rooms import areas, bounds, granting, instance, metricsport, resolve, siteprobes
 from homebound.rooms.instance import ROLES, Instance
 from homebound.rooms.metricsport import MetricsPort
 from homebound.rooms.patience import Told, never
@@ -124,6 +124,10 @@ class Walls:
                 fds[f"cgroup:{role.label}:{name}"] = fd
         return fds
 
+    def hooks(self) -> frozenset[str]:
+        """The programs on security hooks that the canary can try, by the names of its trials."""
+        return frozenset(program.label for program in areas.attached(self.probes))
+
     def credit_fd(self, books: Accounts) -> int:
         """The map that the guard grants in; it stays ours. What waits from earlier lives is paid for now."""
         outbox = self.place.gateway_state / "outbox"
@@ -169,6 +173,8 @@ def _build(config: Settings, place: Instance, pinboard: bpffs.Hold) -> Walls:
         loaded.allow(Role.WATCHER, "", config.metrics.port, direction=Side.FROM_LOCAL)
         site = siteprobes.load(Path(config.paths.probes), place)
         role_cgroups[Role.SUPERVISOR].add(0)
+        areas.tell(config, place, loaded, role_cgroups[Role.SUPERVISOR].id())
+        _require_lsm(config, loaded)
         place.root.delegate()
         bounds.limit(role_cgroups[Role.TRAINER], config.trainer)
         no_swap = role_cgroups[Role.TRAINER].set("memory.swap.max", "0")
@@ -217,6 +223,15 @@ def _require_all(loaded: Probes) -> None:
         raise ServiceUnavailable(
             "kernel programs did not attach: " + "; ".join(f"{p.name}: {p.reason}" for p in lacking),
             "`homebound doctor` names what this kernel lacks",
+        )
+
+
+def _require_lsm(config: Settings, loaded: Probes) -> None:
+    lacking = [state for state in areas.states(loaded) if not state.attached]
+    if lacking and "bpf-lsm" in config.require:
+        raise ServiceUnavailable(
+            f"the wall bpf-lsm is required and not there: {lacking[0].name}: {lacking[0].reason}",
+            "take bpf-lsm out of `require`, or boot a kernel that has it",
         )
 
 

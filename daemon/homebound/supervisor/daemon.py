@@ -109,6 +109,7 @@ class Supervisor:
             self.place,
             roles.canary(self.users[Role.CANARY], self.config.trainer.root, self.config.trainer.python),
             self.is_told,
+            self.walls.hooks() if self.walls else (),
         )
         self.life.trials = Trials(self.wall_clock(), self.clock(), trials)
         fallen = self.life.trials.fallen(self.config)

@@ -2,7 +2,7 @@
 """What `homebound status` prints: the daemon's state as one JSON document, composed when somebody asks.
 
 A wall is reported as active because the canary tried it, with the time of that trial; what the settings
-say is not asked. May import: books.accounts, books.anchor, rooms.canary, events, rooms.instance,
+say is not asked. May import: books.accounts, books.anchor, rooms.areas, rooms.canary, events, rooms.instance,
 books.ledger, supervisor.roster, settings, books.spending,
 rooms.bounds, rooms.walls, kernel.
 """
@@ -23,7 +23,8 @@ from homebound.books import accounts, ledger, spending
 from homebound.books.anchor import Kept
 from homebound.events import Direction, Processes, Role, Rule, Traffic, TrafficKey, Verdict
 from homebound.kernel import calls, maps
-from homebound.rooms import bounds
+from homebound.rooms import areas, bounds
+from homebound.rooms.canary import LSM_WALL
 from homebound.rooms.instance import Instance
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ REPORTS: Mapping[Role, frozenset[str]] = {
     Role.WATCHER: frozenset(),
 }
 SHOWN_ROLES = (Role.SUPERVISOR, Role.WATCHER, Role.TRAINER, Role.GUARD, Role.GATEWAY)
-CANARY_WALLS = ("namespaces", "seccomp", "landlock", "cgroup-bpf")
+# How the detail of a wall begins that this kernel does not have.
+NOT_HERE = "not here:"
+CANARY_WALLS = ("namespaces", "seccomp", "landlock", "cgroup-bpf", LSM_WALL)
 
 
 def released_before(file: Path, kept: Kept) -> Iterator[dict[str, Any]]:
@@ -234,12 +237,15 @@ def _denied(denied: DeniedTable) -> dict[str, dict[str, int]]:
 
 def walls(daemon: Supervisor) -> dict[str, Any]:
     """Each wall: whether it was seen to hold, and by what."""
-    trials, found = daemon.life.trials, {}
+    trials = daemon.life.trials
+    found: dict[str, dict[str, Any]] = {}
     for wall in CANARY_WALLS:
         mine = [trial for trial in trials.trials if trial.wall == wall]
         got_out = [trial.name for trial in mine if not trial.held]
         detail = f"got out: {', '.join(got_out)}" if got_out else f"{len(mine)} attempts refused"
         found[wall] = {"active": trials.holds(wall), "detail": detail}
+    if lacking := _hooks_lacking(daemon):
+        found[LSM_WALL]["detail"] = lacking
     looked = sorted(role.label for role in daemon.roster.members)
     for wall in ("users", "no-inherited-fd", "no-core-dump"):
         # A role that failed the look from outside was ended, so whoever runs has passed it.
@@ -250,6 +256,16 @@ def walls(daemon: Supervisor) -> dict[str, Any]:
         "detail": "memory.swap.max is 0" if no_swap else "this host's cgroup v2 has no memory controller",
     }
     return found
+
+
+def _hooks_lacking(daemon: Supervisor) -> str:
+    """What is missing of the programs on security hooks: many kernels have none."""
+    every = areas.states(daemon.walls.probes) if daemon.walls else ()
+    lacking = [state for state in every if not state.attached]
+    if not lacking:
+        return ""
+    some = "" if len(lacking) == len(every) else f" {len(lacking)} of {len(every)} programs:"
+    return f"{NOT_HERE}{some} {lacking[0].reason}"
 
 
 def _canary(daemon: Supervisor) -> dict[str, Any]:

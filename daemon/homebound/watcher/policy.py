@@ -21,9 +21,9 @@ Mode = Literal["enforce", "observe"]
 WATCHED = frozenset({Role.TRAINER, Role.GUARD, Role.GATEWAY, Role.WATCHER})
 # Roles that see data or updates before they are released: they send nothing, ever.
 SEALED = frozenset({Role.TRAINER, Role.GUARD})
-# Rules below this number are refusals of our own programs, which mode observe lets pass; the rest are
-# those of seccomp, namespaces and Landlock, which deny in any mode.
-FIRST_RULE_OF_OTHER_WALLS = 20
+# Rules of these numbers are refusals of seccomp, namespaces and Landlock, which deny in any mode; the others
+# are those of our own programs, which mode observe lets pass.
+RULES_OF_OTHER_WALLS = range(20, 40)
 
 
 class Action(enum.StrEnum):
@@ -130,7 +130,7 @@ def _denied(seen: Denied, mode: Mode) -> Verdict:
     rule = seen.rule.label
     if seen.role not in WATCHED or seen.count <= 0:
         return Verdict(Action.ALLOW, seen.role, rule, "", seen.count)
-    refused = mode == "enforce" or seen.rule >= FIRST_RULE_OF_OTHER_WALLS
+    refused = mode == "enforce" or seen.rule in RULES_OF_OTHER_WALLS
     reason = f"the {seen.role.label} tried {rule}"
     return Verdict(Action.DENY, seen.role, rule, reason, seen.count, refused, violations=seen.count)
 

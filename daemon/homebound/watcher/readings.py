@@ -26,7 +26,7 @@ from homebound.events import (
     Verdict,
 )
 from homebound.kernel import maps, usage
-from homebound.metrics import BY_NAME, PROGRAMS, RESOURCES, STARTED, Readings
+from homebound.metrics import BY_NAME, LSM, LSM_PROGRAM, LSM_RULES, PROGRAMS, RESOURCES, STARTED, Readings
 
 SOURCES = frozenset({usage.CGROUP, usage.PSUTIL, usage.ABSENT})
 
@@ -126,10 +126,11 @@ def of_traffic(traffic: Mapping[TrafficKey, Traffic], mode: str) -> Readings:
 
 def of_denied(denied: Mapping[tuple[Role, Rule], int]) -> Readings:
     """Refused attempts by rule, of all roles."""
-    sums = dict.fromkeys(Rule, 0)
+    sums: dict[tuple[str, ...], float | None] = {}
     for (_, rule), count in denied.items():
-        sums[rule] += count
-    return {"homebound_denied_total": {(rule.label,): count for rule, count in sums.items()}}
+        label = (LSM if rule.label in LSM_RULES else rule.label,)
+        sums[label] = (sums.get(label) or 0) + count
+    return {"homebound_denied_total": sums}
 
 
 def of_processes(found: Mapping[Role, Processes]) -> Readings:
@@ -165,13 +166,28 @@ def of_calls(found: Mapping[Role, Calls]) -> Readings:
 
 def programs_from_report(report: Any) -> dict[str, ProgramFigures]:
     """The supervisor's list of programs, each with name, need, attached, runs and run_seconds."""
-    found = {}
+    found: dict[str, ProgramFigures] = {}
     for entry in report if isinstance(report, list) else []:
-        if isinstance(entry, dict) and entry.get("name") in PROGRAMS:
+        if isinstance(entry, dict) and (name := _shown_as(entry.get("name"))) in PROGRAMS:
             runs, seconds = _number(entry.get("runs")), _number(entry.get("run_seconds"))
             figures = ProgramFigures(entry.get("attached") is True, runs, seconds)
-            found[entry["name"]] = SWITCHED_OFF if entry.get("need") == "off" else figures
+            figures = SWITCHED_OFF if entry.get("need") == "off" else figures
+            found[name] = _together(found[name], figures) if name in found else figures
     return found
+
+
+def _shown_as(name: object) -> str:
+    """The name in metrics: those on security hooks are one."""
+    return LSM_PROGRAM if str(name).startswith(LSM_PROGRAM) else str(name)
+
+
+def _together(one: ProgramFigures, other: ProgramFigures) -> ProgramFigures:
+    """Attached when both are."""
+    return ProgramFigures(
+        one.attached and other.attached,
+        None if one.runs is None or other.runs is None else one.runs + other.runs,
+        None if one.run_seconds is None or other.run_seconds is None else one.run_seconds + other.run_seconds,
+    )
 
 
 def of_programs(counts: Mapping[Program, ProgramCounts], reported: Mapping[str, ProgramFigures]) -> Readings:

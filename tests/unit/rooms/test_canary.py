@@ -9,6 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from homebound.kernel import lsm
 from homebound.rooms import canary
 
 
@@ -30,6 +33,14 @@ def test_success_and_a_wrong_error_do_not_hold() -> None:
 
 def test_every_attempt_has_a_wall_and_every_wall_an_attempt() -> None:
     assert {*canary.SEALED, *canary.OPEN} == set(canary.WALLS)
+    assert set(canary.LSM) == set(canary.LSM_ERRORS) == {program.label for program in lsm.PROGRAMS}
+
+
+def test_hooks_are_asked_for_only_where_they_are() -> None:
+    assert not [trial for trial in canary.judge({"lsm_bpf": 0}) if trial.wall == canary.LSM_WALL]
+    trials = canary.judge({"lsm_bpf": errno.EPERM, "lsm_key": 0}, ["lsm_bpf", "lsm_key", "lsm_send"])
+    held = {trial.name: trial.held for trial in trials if trial.wall == canary.LSM_WALL}
+    assert held == {"lsm_bpf": True, "lsm_key": False, "lsm_send": False}
 
 
 def test_outside_the_walls_it_gets_out() -> None:
@@ -43,3 +54,11 @@ def test_outside_the_walls_it_gets_out() -> None:
         expected = {"bpf_tcp4", "bpf_udp4"} if which == "open" else sealed
         assert free >= expected
     Path("/usr/homebound-canary").unlink(missing_ok=True)
+
+
+@pytest.mark.root
+def test_outside_the_hooks_it_gets_out() -> None:
+    words = [sys.executable, "-I", str(Path(canary.__file__)), "open", *canary.LSM]
+    done = subprocess.run(words, capture_output=True, check=True)
+    results = json.loads(done.stdout)
+    assert {name: error for name, error in results.items() if name in canary.LSM and error} == {}

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from homebound.events import ACTIVITY, Direction, Family, Protocol, Role, Rule, TrafficKey, Verdict
+from homebound.events import ACTIVITY, Direction, Family, Program, Protocol, Role, Rule, TrafficKey, Verdict
+from homebound.kernel import lsm
 from homebound.kernel.usage import OpenFiles
 from homebound.metrics import BY_NAME, PROGRAMS
 from homebound.watcher import readings
@@ -61,10 +62,24 @@ def test_programs_before_the_first_word_are_unknown_and_not_detached() -> None:
     assert {name for name, _ in values} == set(PROGRAMS)
     assert found["homebound_bpf_program_attached"] == dict.fromkeys(values, None)
     assert found["homebound_events_lost_total"] == {
-        ("refusals",): 3 * (len(PROGRAMS) - len(ACTIVITY)),
+        ("refusals",): 3 * (len(Program) - len(ACTIVITY)),
         ("activity",): 3 * len(ACTIVITY),
     }
-    assert found["homebound_bpf_failed_lookups_total"] == {(): 2 * len(PROGRAMS)}
+    assert found["homebound_bpf_failed_lookups_total"] == {(): 2 * len(Program)}
+
+
+def test_programs_on_security_hooks_are_one() -> None:
+    """Attached when all are; what they ran and took is added up."""
+
+    def told(*attached: bool) -> list[dict[str, object]]:
+        return [
+            {"name": program.bpf_name, "attached": here, "runs": 2, "run_seconds": 0.25}
+            for program, here in zip(lsm.PROGRAMS, attached, strict=False)
+        ]
+
+    found = readings.programs_from_report(told(True, True))
+    assert found == {"hb_lsm": readings.ProgramFigures(True, 4, 0.5)}
+    assert not readings.programs_from_report(told(True, False))["hb_lsm"].attached
 
 
 def test_programs_of_the_supervisor() -> None:
