@@ -111,6 +111,15 @@ def test_no_compiler_stays(objects: Path, load: Load, device_cgroup: Path) -> No
     assert blocks(device_cgroup)
 
 
+def test_folders_may_be_relative(
+    folder: Path, load: Load, device_cgroup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bcc works in a folder of its own choice; what was named from here is found all the same."""
+    monkeypatch.chdir(folder.parent)
+    load(Path(folder.name), "bcc")
+    assert blocks(device_cgroup)
+
+
 def test_a_file_that_does_not_compile_falls_out_alone(folder: Path, load: Load, device_cgroup: Path) -> None:
     """Its programs have the compiler's first complaint, with the line; the others stand."""
     path = folder.with_name(SOURCES) / "syscalls.bpf.c"

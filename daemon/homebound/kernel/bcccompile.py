@@ -84,7 +84,9 @@ def apart(text: Text) -> Text:
 
 def _object(name: str, texts: Sequence[Text], include: Path) -> Object:
     joined = "".join(text.text for text in texts)
-    flags = ["-w", "-DHB_BCC", f"-I{texts[0].path.parent}", f"-I{include}"]
+    # bcc changes its working folder while it compiles.
+    folders = (texts[0].path.parent.resolve(), include.resolve())
+    flags = ["-w", "-DHB_BCC", *(f"-I{folder}" for folder in folders)]
     flags.append(f"-D__TARGET_ARCH_{ARCHITECTURES.get(os.uname().machine, os.uname().machine)}")
     module = _compile(name, joined, flags)
     functions = {found: module.dump_func(found.encode()) for found in _functions(module)}
