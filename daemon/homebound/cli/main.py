@@ -269,6 +269,7 @@ def leaktest(
     else:
         draw([view.leaks(report.rows()), view.not_applicable(report.rows_not_applicable())])
         draw([view.elsewhere(report.rows_elsewhere())])
+        click.echo(report.summary())
     if report.out:
         raise ViolationPresent("something got out", "train nothing here, and report this with --json")
     context.exit(report.exit_status)

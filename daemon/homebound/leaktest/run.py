@@ -118,6 +118,16 @@ class Report:
             "out": self.out,
         }
 
+    def summary(self) -> str:
+        """Return one line: how many ways were tried, how many got out, how many of the rest were counted."""
+        words = [verdict(outcome) for outcome in self.channels]
+        tried = len(words) - words.count(NOT_APPLICABLE)
+        counted = sum(bool(outcome.counted) for outcome in self.channels if outcome.blocked)
+        return (
+            f"ways out tried: {tried}; got out: {words.count('OUT')}; blocked: {words.count('blocked')}; "
+            f"counted by the kernel: {counted}"
+        )
+
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """Return number, channel, verdict, wall and counter of each channel that applies, for a table."""
         return [

@@ -270,6 +270,7 @@ def test_the_report_is_json_and_a_table() -> None:
         *("number", "name", "out", "blocked", "wall", "counted", "control", "reason"),
     }
     assert report.rows() == [("1", "tcp", "blocked", "seccomp", "-")]
+    assert report.summary() == "ways out tried: 1; got out: 0; blocked: 1; counted by the kernel: 0"
 
 
 def test_walls_are_those_that_were_tried() -> None:
