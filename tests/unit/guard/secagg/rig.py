@@ -33,6 +33,7 @@ from homebound.settings import GuardSettings
 
 SETTINGS = GuardSettings(clip_norm=100.0, noise_multiplier=0.0, quantum_bits=20, min_examples=0)
 RUN = "7"
+TOLERANCE = 1e-3
 MODEL = [np.zeros((3, 4), np.float32), np.ones(5, np.float32), np.full(1, 2.0, np.float32)]
 
 
@@ -172,3 +173,9 @@ def expected(active: Iterable[Member]) -> float:
     """The weighted mean of the steps; weights are what the guard let out of the numbers of examples."""
     weights = [(bucket(member.examples), member.step) for member in active]
     return sum(weight * step for weight, step in weights) / sum(weight for weight, _ in weights)
+
+
+def is_moved_by(strategy: Sampled, step: float) -> bool:
+    """Whether the one sum is the model and this step, everywhere."""
+    (found,) = strategy.sums
+    return all(np.allclose(got, was + step, atol=TOLERANCE) for got, was in zip(found, MODEL, strict=True))

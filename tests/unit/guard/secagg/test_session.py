@@ -16,15 +16,7 @@ from homebound.guard.release import Release, Task
 from homebound.guard.secagg import forms
 from homebound.guard.secagg.session import Session
 from homebound.records import Record, bytes_text
-from unit.guard.secagg.rig import MODEL, RUN, SETTINGS, Member, Sampled, add_up, expected, members
-
-TOLERANCE = 1e-3
-
-
-def is_moved_by(strategy: Sampled, step: float) -> bool:
-    """Whether the one sum is the model and this step, everywhere."""
-    (found,) = strategy.sums
-    return all(np.allclose(got, was + step, atol=TOLERANCE) for got, was in zip(found, MODEL, strict=True))
+from unit.guard.secagg.rig import RUN, SETTINGS, Member, add_up, expected, is_moved_by, members
 
 
 @pytest.mark.parametrize("count", [3, 5])
