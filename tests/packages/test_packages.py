@@ -96,7 +96,7 @@ sys.exit(str(JsonStrictValidator(SchemaVersion.V1_6).validate_str(sys.stdin.read
 
 def schema_fault(document: str) -> str:
     """What CycloneDX's own schema has against it; by the tool that build-deb.sh installed for itself."""
-    words = [ROOT / "build/sbom-tool/bin/python", "-c", VALIDATE]
+    words = [str(ROOT / "build/sbom-tool/bin/python"), "-c", VALIDATE]
     return subprocess.run(words, input=document, capture_output=True, text=True, check=False).stderr.strip()
 
 

@@ -72,13 +72,15 @@ def versions() -> dict[str, str]:
 
 def examine(config: Path | None = None, etc: Path = ETC) -> list[Check]:
     """Every check, in the order in which a person would mend things."""
+    # Before a trial of the programs, which mounts the file system for itself.
+    places = _told(placechecks.look([role.label for role in OOM_SCORES]))
     reading, verdict = _configuration(config)
     found = [_root(), _cgroup2(), _bpf(), *_loaders(reading), _seccomp()]
     found += [_program("bwrap", "bubblewrap"), _program("setpriv", "util-linux"), _modules(), _clock()]
     running = _status(config, reading)
     found += [*_programs(running), verdict, *_preload(reading), _btf(), _landlock()]
     found += [_controllers(), _synchronised()]
-    found += _told(placechecks.look([role.label for role in OOM_SCORES]))
+    found += places
     found += _privacy(reading)
     data = Path(reading.settings.data.path) if reading and reading.settings else None
     found += [
