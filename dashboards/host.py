@@ -194,6 +194,29 @@ def _sent() -> Iterator[Any]:
             "IP bytes with headers, counted by the kernel on the role's cgroup. Trainer and guard stay at 0.",
             "Bps",
             (Query(speed("homebound_transmit_bytes_total", "role"), "{{role}}"),),
+            width=6,
+        )
+    )
+    yield lines(
+        Panel(
+            "Left through the host's links, by role",
+            "The second meter, on the links: packet sockets are in it, loopback is not. What is more than "
+            "sent went past the first meter.",
+            "Bps",
+            (Query(speed("homebound_uplink_bytes_total", "role"), "{{role}}"),),
+            width=6,
+        )
+    )
+    yield values(
+        Panel(
+            "Links",
+            "Links of the host that lead out, and how many of them the second meter is on.",
+            "short",
+            (
+                Query(f"sum(homebound_uplinks_found{{{HERE}}})", "found"),
+                Query(f"sum(homebound_uplinks_metered{{{HERE}}})", "metered"),
+            ),
+            width=3,
         )
     )
     yield lines(
@@ -202,6 +225,7 @@ def _sent() -> Iterator[Any]:
             "IP bytes with headers. The gateway receives models; the watcher the requests of Prometheus.",
             "Bps",
             (Query(speed("homebound_receive_bytes_total", "role"), "{{role}}"),),
+            width=5,
         )
     )
     yield lines(
@@ -215,6 +239,7 @@ def _sent() -> Iterator[Any]:
                     "{{instance}}",
                 ),
             ),
+            width=4,
         )
     )
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 // Reads the headers of an IP packet as cgroup_skb programs see it: skb->data is the IP header, and an outgoing
-// packet is whole (fragmentation comes after this hook, GSO segmentation too).
+// packet is whole (fragmentation comes after this hook, GSO segmentation too). A program for a link sees the
+// link's header before it.
 // A packet that cannot be followed to TCP, UDP or ICMP is HB_OTHER, which no role may send.
 #ifndef HB_PACKET_BPF_H
 #define HB_PACKET_BPF_H
@@ -22,6 +23,7 @@
 #define HB_JUMBO_BYTES 8 // struct hop_jumbo_hdr
 
 struct hb_packet {
+	__u32 start;       // bytes before the IP header; set by who calls
 	__u32 family;      // enum hb_family
 	__u32 protocol;    // enum hb_protocol
 	__u32 next_header; // IPPROTO_*
@@ -38,7 +40,7 @@ struct hb_packet {
 static __always_inline int hb_parse_ipv4(struct __sk_buff *skb, struct hb_packet *packet)
 {
 	struct iphdr ip;
-	int error = bpf_skb_load_bytes(skb, 0, &ip, sizeof(ip));
+	int error = bpf_skb_load_bytes(skb, packet->start, &ip, sizeof(ip));
 
 	if (error)
 		return error;
@@ -58,7 +60,7 @@ static __always_inline int hb_parse_ipv6(struct __sk_buff *skb, struct hb_packet
 {
 	struct ipv6hdr ip;
 	struct ipv6_opt_hdr option;
-	int error = bpf_skb_load_bytes(skb, 0, &ip, sizeof(ip));
+	int error = bpf_skb_load_bytes(skb, packet->start, &ip, sizeof(ip));
 
 	if (error)
 		return error;
@@ -77,7 +79,8 @@ static __always_inline int hb_parse_ipv6(struct __sk_buff *skb, struct hb_packet
 		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
 		    next != IPPROTO_AH)
 			break; // IPPROTO_FRAGMENT too: it stays what it is
-		error = bpf_skb_load_bytes(skb, packet->headers, &option, sizeof(option));
+		error = bpf_skb_load_bytes(skb, packet->start + packet->headers, &option,
+					   sizeof(option));
 		if (error)
 			return error;
 		packet->next_header = option.nexthdr;
@@ -96,7 +99,7 @@ static __always_inline int hb_parse_transport(struct __sk_buff *skb, struct hb_p
 
 	packet->protocol = HB_OTHER;
 	if (packet->next_header == IPPROTO_TCP) {
-		error = bpf_skb_load_bytes(skb, packet->headers, &tcp, sizeof(tcp));
+		error = bpf_skb_load_bytes(skb, packet->start + packet->headers, &tcp, sizeof(tcp));
 		if (error)
 			return error;
 		packet->source_port = bpf_ntohs(tcp.source);
@@ -106,7 +109,7 @@ static __always_inline int hb_parse_transport(struct __sk_buff *skb, struct hb_p
 		packet->headers += tcp.doff * 4;
 		packet->protocol = HB_TCP;
 	} else if (packet->next_header == IPPROTO_UDP) {
-		error = bpf_skb_load_bytes(skb, packet->headers, &udp, sizeof(udp));
+		error = bpf_skb_load_bytes(skb, packet->start + packet->headers, &udp, sizeof(udp));
 		if (error)
 			return error;
 		packet->source_port = bpf_ntohs(udp.source);
@@ -119,12 +122,12 @@ static __always_inline int hb_parse_transport(struct __sk_buff *skb, struct hb_p
 	return 0;
 }
 
-// Fills a packet that is all zero. Returns a negative errno when a header could not be read; the packet is
+// Fills a packet that is all zero but for its start. Returns a negative errno when a header could not be read; the packet is
 // then HB_OTHER, and what was read so far stands.
 static __always_inline int hb_parse(struct __sk_buff *skb, struct hb_packet *packet)
 {
 	__u8 version = 0;
-	int error = bpf_skb_load_bytes(skb, 0, &version, sizeof(version));
+	int error = bpf_skb_load_bytes(skb, packet->start, &version, sizeof(version));
 
 	packet->protocol = HB_OTHER;
 	if (error)
@@ -144,9 +147,10 @@ static __always_inline int hb_parse(struct __sk_buff *skb, struct hb_packet *pac
 static __always_inline __u32 hb_segments(struct __sk_buff *skb, const struct hb_packet *packet)
 {
 	__u32 size = skb->gso_size, segments = skb->gso_segs;
+	__u32 headers = packet->start + packet->headers;
 
-	if (!segments && size && skb->len > packet->headers)
-		segments = (skb->len - packet->headers + size - 1) / size;
+	if (!segments && size && skb->len > headers)
+		segments = (skb->len - headers + size - 1) / size;
 	return segments ? segments : 1;
 }
 
@@ -154,7 +158,7 @@ static __always_inline __u32 hb_segments(struct __sk_buff *skb, const struct hb_
 static __always_inline __u64 hb_wire_bytes(struct __sk_buff *skb, const struct hb_packet *packet,
 					   __u32 segments)
 {
-	return skb->len - packet->unsent +
+	return skb->len - packet->start - packet->unsent +
 	       (__u64)(segments - 1) * (packet->headers - packet->unsent);
 }
 

@@ -58,6 +58,7 @@ class Rule(_Label, enum.IntEnum):
     EGRESS = 15
     INGRESS = 16
     CREDIT = 17
+    UPLINK = 18
     SOCKET_STREAM = 20
     SOCKET_DATAGRAM = 21
     SOCKET_RAW = 22
@@ -137,6 +138,7 @@ class Program(_Label, enum.IntEnum):
     PROCESS_EXIT = 10
     PROCESS_MOVE = 11
     CALLS = 12
+    UPLINK = 40
     LSM_SOCKET = 44
     LSM_CONNECT = 45
     LSM_SEND = 46
@@ -371,7 +373,7 @@ def decode(record: bytes) -> Event | Flaw:
         rule = Rule(raw.rule) if against else None
     except ValueError:
         return Flaw.VALUE
-    named = rule is not None and (Rule.CONNECT4 <= rule <= Rule.CREDIT or rule is Rule.LSM_CONNECT)
+    named = rule is not None and (Rule.CONNECT4 <= rule <= Rule.UPLINK or rule is Rule.LSM_CONNECT)
     return Event(
         kind=Kind(raw.kind),
         role=role,

@@ -35,6 +35,7 @@ STARTED = ("watcher", "trainer", "guard", "gateway")
 ROLES = ("none", "supervisor", *SANDBOXED)
 PROGRAM_RULES = (
     "sock_create", "connect4", "connect6", "sendmsg4", "sendmsg6", "egress", "ingress", "credit",
+    "uplink",
 )  # fmt: skip
 RULES = (
     *PROGRAM_RULES,
@@ -58,7 +59,8 @@ REQUIRED_PROGRAMS = (
     "hb_syscall_exit",
 )  # fmt: skip
 WANTED_PROGRAMS = (
-    "hb_process_fork", "hb_process_exec", "hb_process_exit", "hb_process_move", "hb_calls", LSM_PROGRAM,
+    "hb_process_fork", "hb_process_exec", "hb_process_exit", "hb_process_move", "hb_calls", "hb_uplink",
+    LSM_PROGRAM,
 )  # fmt: skip
 PROGRAMS = (*REQUIRED_PROGRAMS, *WANTED_PROGRAMS)
 KINDS = ("denied", "canary", "role_exit", "attempt", "process_fork", "process_exec", "process_exit")
@@ -84,7 +86,9 @@ ROUND_BUCKETS = (1.0, 5.0, 15.0, 60.0, 150.0, 300.0, 600.0)
 
 Combination = tuple[str, ...]
 # Who fills a metric: this process as things happen, or a reader that is asked at each scrape.
-Source = Literal["counted", "traffic", "denied", "processes", "calls", "programs", "usage", "collect"]
+Source = Literal[
+    "counted", "traffic", "uplink", "denied", "processes", "calls", "programs", "usage", "collect"
+]
 # Metric name -> label values -> value; None is for what nobody knows and leaves a gap.
 Readings = Mapping[str, Mapping[Combination, float | None]]
 Reader = Callable[[], Readings]
@@ -214,6 +218,13 @@ METRICS = (
         "homebound_receive_bytes_total", "counter", "IP bytes that the role received, headers included.",
         ("role",), _each(ROLES), "traffic",
     ),
+    Metric(
+        "homebound_uplink_bytes_total", "counter",
+        "IP bytes that the role sent through the host's links, packet sockets included.",
+        ("role",), _each(ROLES), "uplink",
+    ),
+    Metric("homebound_uplinks_found", "gauge", "Links of the host that lead out."),
+    Metric("homebound_uplinks_metered", "gauge", "Those of them that the second meter is on."),
     Metric(
         "homebound_denied_total", "counter",
         "Attempts of any role that a wall refused, those of the canary and of a role's start included.",

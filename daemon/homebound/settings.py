@@ -303,6 +303,20 @@ class CanarySettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KernelSettings:
+    """What the kernel programs look at besides what the walls need."""
+
+    __pydantic_config__ = STRICT
+    uplink_meter: bool = field(
+        default=True,
+        metadata=about(
+            "Count what leaves through the host's network links, too (a filter on the egress of each), so "
+            "that packet sockets are seen. Roles without a network send nothing there."
+        ),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """All settings of one device."""
 
@@ -334,6 +348,7 @@ class Settings:
     users: UsersSettings = field(default_factory=UsersSettings)
     paths: PathsSettings = field(default_factory=PathsSettings)
     canary: CanarySettings = field(default_factory=CanarySettings)
+    kernel: KernelSettings = field(default_factory=KernelSettings)
 
 
 def sections() -> dict[str, type[Any]]:

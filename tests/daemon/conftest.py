@@ -98,5 +98,6 @@ def install(folder: Path, number: int, federation: Federation) -> Daemon:
         "metrics": {"port": free_port()},
         "users": {"base": base},
         "paths": {"state": str(folder / "state"), "run": str(folder / "run")},
+        "kernel": {"uplink_meter": False},  # test_uplink.py has links of its own
     }
     return Daemon(folder, number, config)

@@ -38,6 +38,7 @@ def daemon(folder: Path, app: Path, mode: str = "enforce", **trainer: Any) -> It
         "metrics": {"port": free_port()},
         "users": {"base": BASE},
         "paths": {"state": str(folder / "state"), "run": str(folder / "run")},
+        "kernel": {"uplink_meter": False},  # the links of this machine are left alone
     }
     made = Daemon(folder, 0, config)
     try:

@@ -108,6 +108,8 @@ class Device:
             "[paths]",
             f"state = {json.dumps(str(self.folder / 'state'))}",
             f"run = {json.dumps(str(self.folder / 'run'))}",
+            "[kernel]",
+            "uplink_meter = false",  # all of the demo is on loopback; the host's links are left alone
         ]
         return "\n".join(lines) + "\n"
 

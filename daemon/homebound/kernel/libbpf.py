@@ -155,6 +155,11 @@ class Object:
         section: bytes = self.library.calls.bpf_program__section_name(self.programs()[name])
         return section.startswith(b"cgroup")
 
+    def is_for_link(self, name: str) -> bool:
+        """Whether a program hangs on network links, which libbpf does not attach it to."""
+        section: bytes = self.library.calls.bpf_program__section_name(self.programs()[name])
+        return section == b"tc"
+
     def set_settings(self, value: bytes) -> None:
         """Write the read-only data; before load."""
         handle = self._map(SETTINGS_MAP)
@@ -179,6 +184,10 @@ class Object:
         """After load."""
         result = self.library.calls.bpf_map__pin(self._map(name), os.fsencode(path))
         self._check_pin(result, path)
+
+    def pin_program(self, name: str, path: Path) -> None:
+        """After load, for a program that is attached by others."""
+        self._check_pin(self.library.calls.bpf_program__pin(self.programs()[name], os.fsencode(path)), path)
 
     def attach(self, name: str, cgroup: int | None, program_pin: Path, link_pin: Path) -> None:
         """Attach a program, to the cgroup of that descriptor or to the tracepoint it names, and pin both the

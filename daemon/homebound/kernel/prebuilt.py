@@ -100,7 +100,10 @@ def _attach(opened: libbpf.Object, names: Collection[str], job: Job) -> Reasons:
     for name in names:
         target = job.cgroup_fd if opened.is_for_cgroup(name) else None
         try:
-            opened.attach(name, target, job.pins / PROGRAMS / name, job.pins / LINKS / name)
+            if opened.is_for_link(name):
+                opened.pin_program(name, job.pins / PROGRAMS / name)  # kernel/uplinks.py attaches it
+            else:
+                opened.attach(name, target, job.pins / PROGRAMS / name, job.pins / LINKS / name)
         except libbpf.LibbpfError as error:
             reasons[name] = str(error)
     return reasons

@@ -50,6 +50,7 @@ OBJECTS: Mapping[str, tuple[Program, ...]] = {
         Program.PROCESS_MOVE,
     ),
     "calls": (Program.CALLS,),
+    "uplink": (Program.UPLINK,),
     **lsm.OBJECTS,
 }
 SHARED_MAPS = (
@@ -69,6 +70,8 @@ SHARED_MAPS = (
     "call_class",
     "calls",
     "dangerous",
+    "uplink",
+    "link_header",
     "refused_calls",
     "area_of",
     "lesson",
@@ -114,6 +117,11 @@ class Probes:
     loader: Loader = "libbpf"
     maps: dict[str, int] = field(default_factory=dict)
     programs_open: dict[str, tuple[int, int]] = field(default_factory=dict)
+    # Programs that are attached elsewhere, and why one is not yet: kernel.uplinks knows.
+    unlinked: dict[str, int] = field(default_factory=dict)
+    elsewhere: dict[str, str] = field(default_factory=dict)
+    # Whether an earlier run, which did not end by itself, may have left a program on the host's links.
+    inherited_uplink: bool = False
     stats: int | None = None
 
     @classmethod
@@ -150,6 +158,8 @@ class Probes:
         with _rights_needed(), _descriptor(cgroup) as cgroup_fd:
             old = folders.set_aside(pins)
             probes = cls(pins, os.fstat(cgroup_fd).st_ino, off=off or {})
+            left = [pins / folder / PROGRAMS / Program.UPLINK.bpf_name for folder in old]
+            probes.inherited_uplink = any(path.exists() for path in left)
             try:
                 contents = {"syscall_rule": tuple(_syscall_rules()), "call_class": tuple(_call_classes())}
                 absent = dict.fromkeys(lsm.PROGRAMS, lacking) if (lacking := lsm.lacking()) else {}
@@ -158,6 +168,7 @@ class Probes:
                 probes.loader, reasons = loading.load(loader, objects, job, compiled)
                 probes.reasons = reasons | {program.bpf_name: why for program, why in absent.items()}
                 probes._open()
+                probes.assign(probes.cgroup_id, Role.NONE)
             except BaseException:
                 probes.close()
                 folders.remove(pins, folders.FOLDERS)
@@ -240,11 +251,11 @@ class Probes:
 
     def close(self) -> None:
         """Let go of the descriptors. The pins, and so the programs, stay in force."""
-        for fd in (*self.maps.values(), *sum(self.programs_open.values(), ())):
+        for fd in (*self.maps.values(), *self.unlinked.values(), *sum(self.programs_open.values(), ())):
             os.close(fd)
         if self.stats is not None:
             os.close(self.stats)
-        self.maps, self.programs_open, self.stats = {}, {}, None
+        self.maps, self.programs_open, self.unlinked, self.stats = {}, {}, {}, None
 
     def remove(self) -> None:
         """Detach the programs and remove every pin, those of earlier runs too."""
@@ -257,12 +268,18 @@ class Probes:
         for path in (self.pins / LINKS).iterdir():
             program, link = bpf.open_pin(self.pins / PROGRAMS / path.name), bpf.open_pin(path)
             self.programs_open[path.name] = (program, link)
+        for path in (self.pins / PROGRAMS).iterdir():
+            if path.name not in self.programs_open:
+                self.unlinked[path.name] = bpf.open_pin(path)
         self.stats = bpf.enable_stats()
 
     def _state(self, program: Program) -> ProgramState:
         name, need = program.bpf_name, REQUIRED if program.is_required else WANTED
         if program in self.off:
             return ProgramState(name, False, self.off[program], 0, 0.0, OFF)
+        if name in self.unlinked:
+            info, reason = bpf.program_info(self.unlinked[name]), self.elsewhere.get(name, "")
+            return ProgramState(name, not reason, reason, info.runs, info.run_seconds, need)
         if name not in self.programs_open:
             return ProgramState(name, False, self.reasons.get(name, "not loaded"), 0, 0.0, need)
         program_fd, link_fd = self.programs_open[name]

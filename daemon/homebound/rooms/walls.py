@@ -33,7 +33,7 @@ OBJECTS = Path(__file__).parents[1] / "bpf_objects"
 # What the watcher reads besides the ring buffer; it gets these maps and no others.
 COUNTER_MAPS = ("traffic", "denied", "attempts", "program_state")
 # What wanted programs count; missing where such a program does not load.
-TRACE_MAPS = ("processes", "calls")
+TRACE_MAPS = ("processes", "calls", "uplink")
 # Roles whose use of processor, memory and disk is exported.
 WATCHED_ROLES = (Role.SUPERVISOR, Role.WATCHER, Role.TRAINER, Role.GUARD, Role.GATEWAY)
 
@@ -163,6 +163,7 @@ def _build(config: Settings, place: Instance, pinboard: bpffs.Hold) -> Walls:
         count_calls=config.count_calls,
         off={} if config.count_calls else {Program.CALLS: "switched off by the setting count_calls"},
         pins=place.pins,
+        off={} if config.kernel.uplink_meter else {Program.UPLINK: "kernel.uplink_meter is false"},
         allowance=Allowance(granting.rate(config.federation.poll_seconds), granting.BURST_BYTES),
         loader=config.loader,
     )

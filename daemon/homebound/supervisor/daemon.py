@@ -26,6 +26,7 @@ from homebound.supervisor.life import Life, Trials
 from homebound.supervisor.loop import Loop
 from homebound.supervisor.roster import Member, Roster
 from homebound.supervisor.trainerlog import TrainerLog
+from homebound.supervisor.uplinks import Uplinks
 
 # The watcher speaks every second; a silence of this many seconds freezes the trainer.
 SILENCE_SECONDS = 3.0
@@ -55,6 +56,7 @@ class Supervisor:
         self.accounts = accounts.Accounts()
         self.loop = Loop(clock)
         self.walls: walls.Walls | None = None
+        self.uplinks: Uplinks | None = None
         self.log: TrainerLog | None = None
         self.stopping = False
 
@@ -99,6 +101,8 @@ class Supervisor:
         for report in status.released_before(self.place.guard_state / ledger.FILE, self.roster.kept):
             self._absorb(report)
         self.walls = walls.build(self.config, self.place)
+        self.uplinks = Uplinks(self.loop, self.walls.probes, self.config.name)
+        self.uplinks.start()
         self.log = TrainerLog(self.place.log, self.config.trainer.log_bytes)
         listener = instance.listen_status(self.place)
         self.loop.watch(listener, lambda: status.answer(listener, self))

@@ -94,6 +94,8 @@ def periodic(daemon: Supervisor) -> Iterator[dict[str, Any]]:
     if trials.trials and not trials.fallen(daemon.config):
         # The canary flies before the first watcher lives, and a new watcher knows nothing of the old one's.
         yield {"type": "canary", "time": trials.time, "out": 0, "tried": len(trials.trials)}
+    if daemon.uplinks is not None:
+        yield daemon.uplinks.report()
     if daemon.walls is not None:
         yield {"type": "programs", "programs": [vars(state) for state in daemon.walls.probes.programs()]}
 
@@ -134,6 +136,7 @@ def compose(daemon: Supervisor) -> dict[str, Any]:
         "programs": [vars(state) for state in daemon.walls.probes.programs()] if daemon.walls else [],
         "loader": daemon.walls.probes.loader if daemon.walls else "",
         "site_probes": list(daemon.walls.site.states) if daemon.walls else [],
+        "uplinks": daemon.uplinks.document(traffic, daemon.config.mode) if daemon.uplinks else {},
         "released": {"updates": books.released, "payload_bytes": books.released_bytes},
         "tasks": [_task(task) for task in books.tasks],
         "refused": dict(books.refused),

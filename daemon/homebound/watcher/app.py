@@ -121,6 +121,7 @@ class Watcher:
             registry,
             {
                 "traffic": lambda: readings.of_traffic(counters.traffic(), handed.mode),
+                "uplink": lambda: readings.of_uplink(counters.uplink(), handed.mode),
                 "denied": lambda: readings.of_denied(counters.denied()),
                 "calls": lambda: readings.of_calls(counters.calls()),
                 "processes": lambda: readings.of_processes(counters.processes()),
@@ -308,6 +309,9 @@ class Watcher:
             for wall, held in report["walls"].items():
                 if wall in WALLS:
                     self._metrics.set("homebound_wall_active", held is True, wall)
+        elif kind == "uplinks":
+            for name in ("found", "metered"):
+                self._metrics.set(f"homebound_uplinks_{name}", int(report.get(name) or 0))
         elif kind == "training_stopped":
             self._metrics.set("homebound_training_stopped", report.get("stopped") is True)
         elif kind == "canary_interval" and isinstance(report.get("seconds"), int | float):

@@ -37,6 +37,9 @@ class Counters(Protocol):
     def traffic(self) -> Mapping[TrafficKey, Traffic]:
         """Every cell."""
 
+    def uplink(self) -> Mapping[TrafficKey, Traffic]:
+        """The same cells as the second meter counted them, on the host's links; nothing where it is not."""
+
     def denied(self) -> Mapping[tuple[Role, Rule], int]:
         """Every count."""
 
@@ -61,6 +64,9 @@ class MapCounters:
 
     def traffic(self) -> Mapping[TrafficKey, Traffic]:
         return maps.read_traffic(self.fds["traffic"])
+
+    def uplink(self) -> Mapping[TrafficKey, Traffic]:
+        return maps.read_traffic(self.fds["uplink"]) if "uplink" in self.fds else {}
 
     def denied(self) -> Mapping[tuple[Role, Rule], int]:
         return maps.read_denied(self.fds["denied"])
@@ -122,6 +128,12 @@ def of_traffic(traffic: Mapping[TrafficKey, Traffic], mode: str) -> Readings:
         "homebound_transmit_bytes_total": {(r.label,): n for r, n in sent_bytes(traffic, mode).items()},
         "homebound_receive_bytes_total": {(r.label,): n for r, n in received.items()},
     }
+
+
+def of_uplink(traffic: Mapping[TrafficKey, Traffic], mode: str) -> Readings:
+    """Bytes by role that were counted on the host's links; homebound_uplinks_metered says on how many."""
+    sums = sent_bytes(traffic, mode).items()
+    return {"homebound_uplink_bytes_total": {(role.label,): size for role, size in sums}}
 
 
 def of_denied(denied: Mapping[tuple[Role, Rule], int]) -> Readings:

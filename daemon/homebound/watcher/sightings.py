@@ -18,7 +18,7 @@ from homebound.watcher.readings import Counters, sent_bytes, stream_bytes
 
 @dataclass(frozen=True)
 class Seen:
-    """The counters at one look; ``stream`` is the gateway's TCP payload."""
+    """The counters at one look; ``stream`` is the gateway's TCP payload, ``sent`` what either meter saw."""
 
     denied: dict[tuple[Role, Rule], int]
     attempts: dict[tuple[Role, Rule], int]
@@ -29,10 +29,11 @@ class Seen:
 def read(counters: Counters, mode: str) -> Seen:
     """Look. Raises OSError when the maps cannot be read."""
     traffic = counters.traffic()
+    first, second = sent_bytes(traffic, mode), sent_bytes(counters.uplink(), mode)
     return Seen(
         denied=dict(counters.denied()),
         attempts=dict(counters.attempts()),
-        sent=sent_bytes(traffic, mode),
+        sent={role: max(first[role], second[role]) for role in first},
         stream=stream_bytes(traffic, Role.GATEWAY, mode),
     )
 

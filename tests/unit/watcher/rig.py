@@ -49,6 +49,7 @@ class MemoryCounters:
     cells: dict[TrafficKey, Traffic] = field(default_factory=dict)
     counts: dict[tuple[Role, Rule], int] = field(default_factory=dict)
     made: dict[tuple[Role, Rule], int] = field(default_factory=dict)
+    links: dict[TrafficKey, Traffic] = field(default_factory=dict)
     broken: bool = False
 
     def add(self, key: TrafficKey, size: int, stream: int = 0) -> None:
@@ -63,6 +64,9 @@ class MemoryCounters:
             raise OSError(9, "Bad file descriptor")
         axes = itertools.product(Role, Direction, Family, Protocol, Verdict)
         return {(key := TrafficKey(*axis)): self.cells.get(key, Traffic(0, 0, 0)) for axis in axes}
+
+    def uplink(self) -> Mapping[TrafficKey, Traffic]:
+        return self.links
 
     def denied(self) -> Mapping[tuple[Role, Rule], int]:
         return {(role, rule): self.counts.get((role, rule), 0) for role in Role for rule in Rule}
