@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The second meter of a real daemon, in a network namespace with links of its own: status, metrics, end.
+"""The second meter of a real daemon, in a network namespace with links of its own: status, metrics, end."""
 
 from __future__ import annotations
 

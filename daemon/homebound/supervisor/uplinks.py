@@ -10,12 +10,14 @@ May import: events, supervisor.loop, kernel. Source: rtnetlink(7), netlink(7).
 from __future__ import annotations
 
 import json
+import os
 import socket
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import IO, Any
 
 from homebound.events import Direction, Program, Role, Traffic, TrafficKey, Verdict
@@ -31,6 +33,7 @@ PAUSE_SECONDS = 0.2
 CHILD_SECONDS = 30.0
 # After a look that failed, and as a belt for words of the kernel that were lost.
 AGAIN_SECONDS = 600.0
+PACKAGE = Path(__file__).parents[1]
 NAME, MAP = Program.UPLINK.bpf_name, "uplink"
 
 
@@ -85,7 +88,11 @@ class Uplinks:
             return
         try:
             done = subprocess.run(
-                self._words("remove"), stdout=subprocess.PIPE, timeout=CHILD_SECONDS, check=False
+                self._words("remove"),
+                env=_environment(),
+                stdout=subprocess.PIPE,
+                timeout=CHILD_SECONDS,
+                check=False,
             )
         except subprocess.TimeoutExpired as error:
             raise OSError("taking the meter off the uplinks takes too long") from error
@@ -131,6 +138,7 @@ class Uplinks:
         self._known = _present()
         child = subprocess.Popen(
             self._words("attach" if self._heard else "remove"),
+            env=_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -181,6 +189,12 @@ class Uplinks:
         words = [sys.executable, "-s", "-P", "-m", "homebound.kernel.uplinks", verb]
         words += ["--name", f"homebound {self.device}"]
         return [*words, "--pins", str(self.probes.pins)] if verb == "attach" else words
+
+
+def _environment() -> dict[str, str]:
+    """The package by name, since -P keeps the working folder off the path; and nothing else of ours."""
+    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]))
+    return {"PATH": os.defpath, "PYTHONPATH": path, "LC_ALL": "C.UTF-8"}
 
 
 def _sent(cells: Mapping[TrafficKey, Traffic], role: Role, mode: str) -> int:
