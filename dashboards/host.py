@@ -209,12 +209,14 @@ def _sent() -> Iterator[Any]:
     )
     yield values(
         Panel(
-            "Links",
-            "Links of the host that lead out, and how many of them the second meter is on.",
+            "Links and sockets",
+            "Links of the host that lead out, and on how many of them the second meter is; the gateway's "
+            "connections by the kernel's list.",
             "short",
             (
                 Query(f"sum(homebound_uplinks_found{{{HERE}}})", "found"),
                 Query(f"sum(homebound_uplinks_metered{{{HERE}}})", "metered"),
+                Query(f'sum(homebound_gateway_sockets{{{HERE}, state="connected"}})', "connections"),
             ),
             width=3,
         )

@@ -52,7 +52,8 @@ LSM_RULES = (
 LSM, LSM_PROGRAM = "lsm", "hb_lsm"
 # Rules that are about sums and trials, not about one call.
 POLICY_RULES = (
-    ("trainer", "transmit"), ("guard", "transmit"), ("gateway", "unaccounted"), ("canary", "canary"),
+    ("trainer", "transmit"), ("guard", "transmit"), ("gateway", "unaccounted"),
+    ("gateway", "destination"), ("canary", "canary"),
 )  # fmt: skip
 REQUIRED_PROGRAMS = (
     "hb_sock_create", "hb_connect4", "hb_connect6", "hb_sendmsg4", "hb_sendmsg6", "hb_egress", "hb_ingress",
@@ -76,6 +77,8 @@ REASONS = (
 )  # fmt: skip
 PROCESS_STEPS = ("fork", "exec", "exit", "killed", "oom_kill")
 STREAMS = ("refusals", "activity")
+# Sockets of the gateway: with a peer, and all others.
+SOCKETS = ("connected", "other")
 RESOURCES = ("cpu", "memory", "io")
 SCOPES = ("run", "all")
 
@@ -223,6 +226,10 @@ METRICS = (
         "IP bytes that the role sent through the host's links, packet sockets included.",
         ("role",), _each(ROLES), "uplink",
     ),
+    Metric(
+        "homebound_gateway_sockets", "gauge", "IP sockets of the gateway, by the kernel's own list.",
+        ("state",), _each(SOCKETS),
+    ),
     Metric("homebound_uplinks_found", "gauge", "Links of the host that lead out."),
     Metric("homebound_uplinks_metered", "gauge", "Those of them that the second meter is on."),
     Metric(
@@ -233,7 +240,8 @@ METRICS = (
     # what was decided
     Metric(
         "homebound_violations_total", "counter",
-        "Verdicts other than allow; a role's rule transmit, unaccounted or canary is about sums and trials.",
+        "Verdicts other than allow; the rules transmit, unaccounted, destination and canary are about sums "
+        "and trials.",
         ("role", "rule"), VIOLATIONS + POLICY_RULES,
     ),
     Metric(

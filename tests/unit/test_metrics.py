@@ -108,6 +108,7 @@ def test_the_rules_of_policy_that_are_no_kernel_rules_are_declared() -> None:
         policy.decide(policy.Sent(events.Role.TRAINER, 1), "enforce"),
         policy.decide(policy.Unexplained(1), "enforce"),
         policy.decide(policy.CanaryResult(1), "enforce"),
+        policy.decide(policy.Strange(1), "enforce"),
     ]
     verdicts.append(policy.decide(policy.Sent(events.Role.GUARD, 1), "enforce"))
     assert {(verdict.role.label, verdict.rule) for verdict in verdicts} == set(POLICY_RULES)

@@ -25,6 +25,7 @@ from homebound.supervisor import goodbye, notify, reconciling, reload, status
 from homebound.supervisor.life import Life, Trials
 from homebound.supervisor.loop import Loop
 from homebound.supervisor.roster import Member, Roster
+from homebound.supervisor.sockets import GatewaySockets, of_cgroup
 from homebound.supervisor.trainerlog import TrainerLog
 from homebound.supervisor.uplinks import Uplinks
 
@@ -57,6 +58,7 @@ class Supervisor:
         self.loop = Loop(clock)
         self.walls: walls.Walls | None = None
         self.uplinks: Uplinks | None = None
+        self.sockets: GatewaySockets | None = None
         self.log: TrainerLog | None = None
         self.stopping = False
 
@@ -103,6 +105,7 @@ class Supervisor:
         self.walls = walls.build(self.config, self.place)
         self.uplinks = Uplinks(self.loop, self.walls.probes, self.config.name)
         self.uplinks.start()
+        self.sockets = of_cgroup(self.place.cgroup(Role.GATEWAY).id())
         self.log = TrainerLog(self.place.log, self.config.trainer.log_bytes)
         listener = instance.listen_status(self.place)
         self.loop.watch(listener, lambda: status.answer(listener, self))

@@ -96,6 +96,9 @@ def periodic(daemon: Supervisor) -> Iterator[dict[str, Any]]:
         yield {"type": "canary", "time": trials.time, "out": 0, "tried": len(trials.trials)}
     if daemon.uplinks is not None:
         yield daemon.uplinks.report()
+    if daemon.sockets is not None and daemon.walls is not None:
+        daemon.sockets.allow(daemon.walls.dial, daemon.config.federation.port)
+        yield daemon.sockets.report()
     if daemon.walls is not None:
         yield {"type": "programs", "programs": [vars(state) for state in daemon.walls.probes.programs()]}
 
@@ -136,6 +139,7 @@ def compose(daemon: Supervisor) -> dict[str, Any]:
         "programs": [vars(state) for state in daemon.walls.probes.programs()] if daemon.walls else [],
         "loader": daemon.walls.probes.loader if daemon.walls else "",
         "site_probes": list(daemon.walls.site.states) if daemon.walls else [],
+        "sockets": daemon.sockets.document() if daemon.sockets else {},
         "uplinks": daemon.uplinks.document(traffic, daemon.config.mode) if daemon.uplinks else {},
         "released": {"updates": books.released, "payload_bytes": books.released_bytes},
         "tasks": [_task(task) for task in books.tasks],

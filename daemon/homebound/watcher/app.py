@@ -27,9 +27,9 @@ from homebound.books import accounts, spending
 from homebound.errors import InternalError
 from homebound.events import Event
 from homebound.kernel.usage import OpenFiles
-from homebound.metrics import REASONS, STARTED, WALLS, Metrics, violation_rule
+from homebound.metrics import REASONS, SOCKETS, STARTED, WALLS, Metrics, violation_rule
 from homebound.watcher import page, policy, readings, siteprobes
-from homebound.watcher.policy import Action, CanaryResult, Observation, Verdict
+from homebound.watcher.policy import Action, CanaryResult, Observation, Strange, Verdict
 from homebound.watcher.sightings import Sightings
 
 # An event wakes at once; this is for what makes no event: an allowed byte of a role that must send none.
@@ -312,6 +312,10 @@ class Watcher:
         elif kind == "uplinks":
             for name in ("found", "metered"):
                 self._metrics.set(f"homebound_uplinks_{name}", int(report.get(name) or 0))
+        elif kind == "sockets":
+            for state in SOCKETS:
+                self._metrics.set("homebound_gateway_sockets", int(report.get(state) or 0), state)
+            self._carry_out(Strange(int(report.get("new_unknown") or 0)))
         elif kind == "training_stopped":
             self._metrics.set("homebound_training_stopped", report.get("stopped") is True)
         elif kind == "canary_interval" and isinstance(report.get("seconds"), int | float):

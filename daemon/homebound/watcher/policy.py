@@ -75,7 +75,14 @@ class CanaryResult:
     out: int
 
 
-Observation: TypeAlias = Denied | Attempted | Sent | Unexplained | CanaryResult
+@dataclass(frozen=True)
+class Strange:
+    """``count`` new sockets of the gateway whose other end is none that it may reach."""
+
+    count: int
+
+
+Observation: TypeAlias = Denied | Attempted | Sent | Unexplained | CanaryResult | Strange
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,13 @@ def decide(observation: Observation, mode: Mode) -> Verdict:
             # They are out: nothing was refused in either mode.
             return Verdict(
                 action, Role.GATEWAY, "unaccounted", reason, stood, enforced=False, violations=int(stood > 0)
+            )
+        case Strange(count):
+            action = Action.DENY if count > 0 else Action.ALLOW
+            reason = f"the gateway has {count} sockets to where it may not send" if count > 0 else ""
+            # The kernel lists them; what they send is for the other walls to refuse.
+            return Verdict(
+                action, Role.GATEWAY, "destination", reason, count, enforced=False, violations=max(0, count)
             )
         case CanaryResult(out) if out > 0:
             return _stop(Role.CANARY, "canary", f"{out} attempts of the canary got out", out, mode)

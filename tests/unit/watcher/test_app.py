@@ -212,6 +212,17 @@ def test_an_answer_comes_behind_what_was_declared(start: Callable[..., Rig]) -> 
     assert rig.hear("verdict")["count"] == 23
 
 
+def test_a_connection_to_somewhere_else_is_a_violation(start: Callable[..., Rig]) -> None:
+    rig = start()
+    rig.report(type="sockets", known=True, connected=1, other=0, new_unknown=0)
+    rig.becomes(1, "homebound_gateway_sockets", state="connected")
+    rig.report(type="sockets", known=True, connected=2, other=1, new_unknown=2)
+    verdict = rig.hear("verdict")
+    assert (verdict["rule"], verdict["role"], verdict["count"]) == ("destination", "gateway", 2)
+    assert rig.value("homebound_violations_total", role="gateway", rule="destination") == 2
+    assert not rig.wrote("cgroup.freeze")
+
+
 def test_a_lost_link_ends_the_trainer(start: Callable[..., Rig]) -> None:
     rig = start()
     rig.link.close()
