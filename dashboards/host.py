@@ -210,13 +210,12 @@ def _sent() -> Iterator[Any]:
     yield values(
         Panel(
             "Links and sockets",
-            "Links of the host that lead out, and on how many of them the second meter is; the gateway's "
-            "connections by the kernel's list.",
+            "Links of the host that lead out without the second meter, and the gateway's connections by the "
+            "kernel's list.",
             "short",
             (
-                Query(f"sum(homebound_uplinks_found{{{HERE}}})", "found"),
-                Query(f"sum(homebound_uplinks_metered{{{HERE}}})", "metered"),
-                Query(f'sum(homebound_gateway_sockets{{{HERE}, state="connected"}})', "connections"),
+                Query(f"sum(homebound_uplinks_unmetered{{{HERE}}})", "not metered"),
+                Query(f"sum(homebound_gateway_connections{{{HERE}}})", "connections"),
             ),
             width=3,
         )

@@ -77,8 +77,6 @@ REASONS = (
 )  # fmt: skip
 PROCESS_STEPS = ("fork", "exec", "exit", "killed", "oom_kill")
 STREAMS = ("refusals", "activity")
-# Sockets of the gateway: with a peer, and all others.
-SOCKETS = ("connected", "other")
 RESOURCES = ("cpu", "memory", "io")
 SCOPES = ("run", "all")
 
@@ -121,7 +119,7 @@ RARE_SOCKETS = ("socket_raw", "socket_packet", "socket_vsock", "socket_netlink")
 # Rules that a role cannot break: who has a network is refused no packet, and only the gateway needs credit.
 NEVER_BROKEN = (
     ("watcher", "ingress"), ("gateway", "ingress"), ("watcher", "credit"), ("trainer", "credit"),
-    ("guard", "credit"),
+    ("guard", "credit"), ("watcher", "uplink"), ("gateway", "uplink"),
 )  # fmt: skip
 VIOLATIONS = tuple(
     pair for pair in _each(STARTED, (*RULES, LSM)) if pair[1] not in RARE_SOCKETS and pair not in NEVER_BROKEN
@@ -219,19 +217,19 @@ METRICS = (
     ),
     Metric(
         "homebound_receive_bytes_total", "counter", "IP bytes that the role received, headers included.",
-        ("role",), _each(ROLES), "traffic",
+        ("role",), _each(DAEMON), "traffic",
     ),
     Metric(
         "homebound_uplink_bytes_total", "counter",
         "IP bytes that the role sent through the host's links, packet sockets included.",
-        ("role",), _each(ROLES), "uplink",
+        ("role",), _each(STARTED), "uplink",
     ),
     Metric(
-        "homebound_gateway_sockets", "gauge", "IP sockets of the gateway, by the kernel's own list.",
-        ("state",), _each(SOCKETS),
+        "homebound_gateway_connections", "gauge", "Connections of the gateway, by the kernel's own list.",
     ),
-    Metric("homebound_uplinks_found", "gauge", "Links of the host that lead out."),
-    Metric("homebound_uplinks_metered", "gauge", "Those of them that the second meter is on."),
+    Metric(
+        "homebound_uplinks_unmetered", "gauge", "Links of the host that lead out without the second meter."
+    ),
     Metric(
         "homebound_denied_total", "counter",
         "Attempts of any role that a wall refused, those of the canary and of a role's start included.",

@@ -48,7 +48,7 @@ def test_status_metrics_and_end(daemon: Daemon) -> None:
     def page() -> str:
         return beside(daemon, sys.executable, "-c", READ, url)
 
-    daemon.wait("the metric", lambda _: "homebound_uplinks_metered 4.0" in page())
+    daemon.wait("the metric", lambda _: "homebound_uplinks_unmetered 0.0" in page())
     assert 'homebound_uplink_bytes_total{role="trainer"} 0.0' in page()
     assert daemon.process is not None
     with open(f"/proc/{daemon.process.pid}/ns/net", "rb") as network:

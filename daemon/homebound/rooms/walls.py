@@ -161,9 +161,8 @@ def _build(config: Settings, place: Instance, pinboard: bpffs.Hold) -> Walls:
         role_level=role_cgroups[Role.TRAINER].level(),
         enforce=config.mode == "enforce",
         count_calls=config.count_calls,
-        off={} if config.count_calls else {Program.CALLS: "switched off by the setting count_calls"},
+        off=_left_out(config),
         pins=place.pins,
-        off={} if config.kernel.uplink_meter else {Program.UPLINK: "kernel.uplink_meter is false"},
         allowance=Allowance(granting.rate(config.federation.poll_seconds), granting.BURST_BYTES),
         loader=config.loader,
     )
@@ -186,6 +185,17 @@ def _build(config: Settings, place: Instance, pinboard: bpffs.Hold) -> Walls:
         raise
     credit = granting.Granting(loaded.grant, loaded.credit)
     return Walls(config, place, loaded, port, pinboard, no_swap, credit, site)
+
+
+def _left_out(config: Settings) -> dict[Program, str]:
+    """Programs that the settings switch off."""
+    wanted = {
+        Program.CALLS: (config.count_calls, "count_calls"),
+        Program.UPLINK: (config.kernel.uplink_meter, "kernel.uplink_meter"),
+    }
+    return {
+        program: f"switched off by the setting {key}" for program, (on, key) in wanted.items() if not on
+    }
 
 
 def settle(walls: Walls | None, report: Mapping[str, Any], before: Accounts, after: Accounts) -> None:

@@ -27,7 +27,7 @@ from homebound.books import accounts, spending
 from homebound.errors import InternalError
 from homebound.events import Event
 from homebound.kernel.usage import OpenFiles
-from homebound.metrics import REASONS, SOCKETS, STARTED, WALLS, Metrics, violation_rule
+from homebound.metrics import REASONS, STARTED, WALLS, Metrics, violation_rule
 from homebound.watcher import page, policy, readings, siteprobes
 from homebound.watcher.policy import Action, CanaryResult, Observation, Strange, Verdict
 from homebound.watcher.sightings import Sightings
@@ -310,11 +310,10 @@ class Watcher:
                 if wall in WALLS:
                     self._metrics.set("homebound_wall_active", held is True, wall)
         elif kind == "uplinks":
-            for name in ("found", "metered"):
-                self._metrics.set(f"homebound_uplinks_{name}", int(report.get(name) or 0))
+            missing = int(report.get("found") or 0) - int(report.get("metered") or 0)
+            self._metrics.set("homebound_uplinks_unmetered", missing)
         elif kind == "sockets":
-            for state in SOCKETS:
-                self._metrics.set("homebound_gateway_sockets", int(report.get(state) or 0), state)
+            self._metrics.set("homebound_gateway_connections", int(report.get("connected") or 0))
             self._carry_out(Strange(int(report.get("new_unknown") or 0)))
         elif kind == "training_stopped":
             self._metrics.set("homebound_training_stopped", report.get("stopped") is True)

@@ -215,7 +215,7 @@ def test_an_answer_comes_behind_what_was_declared(start: Callable[..., Rig]) -> 
 def test_a_connection_to_somewhere_else_is_a_violation(start: Callable[..., Rig]) -> None:
     rig = start()
     rig.report(type="sockets", known=True, connected=1, other=0, new_unknown=0)
-    rig.becomes(1, "homebound_gateway_sockets", state="connected")
+    rig.becomes(1, "homebound_gateway_connections")
     rig.report(type="sockets", known=True, connected=2, other=1, new_unknown=2)
     verdict = rig.hear("verdict")
     assert (verdict["rule"], verdict["role"], verdict["count"]) == ("destination", "gateway", 2)
