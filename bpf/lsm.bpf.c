@@ -9,7 +9,6 @@
 #include <linux/in6.h>
 
 #include "include/lsm.bpf.h"
-#include <bpf/bpf_endian.h>
 
 #define AF_UNIX 1
 #define AF_INET 2

@@ -146,31 +146,6 @@ enum hb_side {
 	HB_FROM_LOCAL = 1, // from this local port; the address is zero
 };
 
-// 512 covers x86_64 and arm64 (the newest call is below 480); x32 numbers have bit 30 set and fall outside.
-#define HB_SYSCALLS_MAX 512
-// A value of syscall_rule: rule in the low half, shape in the high half; 0 means not watched.
-#define HB_SYSCALL_RULE(value) ((value) & 0xffff)
-#define HB_SYSCALL_SHAPE(value) ((value) >> 16)
-
-// What a system call is about.
-enum hb_class {
-	HB_CLASS_OTHER = 0,
-	HB_CLASS_FILE = 1,
-	HB_CLASS_NETWORK = 2,
-	HB_CLASS_PROCESS = 3,
-	HB_CLASS_MEMORY = 4,
-	HB_CLASS_IPC = 5,
-	HB_CLASS_PRIVILEGED = 6,
-	HB_CLASSES_MAX = 8,
-};
-
-// Value of the calls map: system calls of a role since load, each in one place.
-struct hb_calls {
-	__u64 by_class[HB_CLASSES_MAX]; // native ones, with count_calls
-	__u64 compat;                   // of 32-bit tasks
-	__u64 x32;
-};
-
 // Bits of "enforce": the programs on the cgroup, those on security hooks.
 #define HB_ENFORCE_CGROUP 1
 #define HB_ENFORCE_HOOKS 2
