@@ -41,6 +41,12 @@ static __always_inline int is_dangerous(__u32 watched)
 	       rule == HB_RULE_KERNEL;
 }
 
+// The watcher reads its maps by bpf(2); the others have no use for any of it.
+static __always_inline int is_its_work(__u32 role, __u32 watched)
+{
+	return role == HB_ROLE_WATCHER && HB_SYSCALL_RULE(watched) == HB_RULE_KERNEL;
+}
+
 // Whether clone and clone3 ask for a namespace, which only then makes them dangerous. clone3 that is not there
 // (ENOSYS) is how a filter that cannot see its flags has the C library take clone.
 static __always_inline int wants_namespace(const struct hb_call *call, __u32 shape, long result)
@@ -116,7 +122,7 @@ int hb_calls(struct bpf_raw_tracepoint_args *ctx)
 	if (!hb_role_is_watched(role))
 		return 0;
 	count_call(&call, role);
-	if (!is_dangerous(value) || !(__u32)bpf_get_current_uid_gid())
+	if (!is_dangerous(value) || is_its_work(role, value) || !(__u32)bpf_get_current_uid_gid())
 		return 0;
 	if (hb_read_call((const void *)ctx->args[0], &call)) {
 		hb_count_failure(HB_PROGRAM_CALLS);

@@ -31,3 +31,4 @@ enum hb_right layout_right;
 enum hb_loses layout_loses;
 enum hb_area layout_area;
 enum hb_shape layout_shape;
+enum hb_canary layout_canary;

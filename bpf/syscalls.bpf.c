@@ -140,6 +140,21 @@ static __always_inline __u32 decide_call(const struct hb_call *call, __u32 watch
 	return denied || result == -EROFS ? rule : 0;
 }
 
+// The watcher asks whether events reach it. Nobody else's close means anything here.
+static __always_inline void answer_watcher(const struct hb_call *call, __u32 role, long result)
+{
+	struct hb_event event;
+
+	if (role != HB_ROLE_WATCHER || result != -EBADF ||
+	    call->argument[0] != HB_CANARY_DESCRIPTOR)
+		return;
+	hb_begin(&event, HB_KIND_CANARY, HB_PROGRAM_SYSCALL_EXIT, role, 0);
+	hb_name_current(&event);
+	event.syscall = call->number;
+	event.result = result;
+	hb_send(&event);
+}
+
 SEC("raw_tp/sys_exit")
 int hb_syscall_exit(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -161,6 +176,10 @@ int hb_syscall_exit(struct bpf_raw_tracepoint_args *ctx)
 	watched = bpf_map_lookup_elem(&syscall_rule, &call.number);
 	if (call.compat || !watched || !*watched || is_counted_call(call.number))
 		return 0;
+	if (HB_SYSCALL_SHAPE(*watched) == HB_SHAPE_CANARY) {
+		answer_watcher(&call, role, result);
+		return 0;
+	}
 	rule = decide_call(&call, *watched, result, &detail) & (HB_RULES_MAX - 1);
 	if (!rule || is_launcher_asking_names(rule))
 		return 0;

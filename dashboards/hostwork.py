@@ -177,6 +177,14 @@ def watching() -> Iterator[Any]:
             ),
         )
     )
+    yield lines(
+        Panel(
+            "Age of the last event",
+            "The watcher asks a BPF program for an event every 5 s. Above that, events do not come through.",
+            "s",
+            (Query(f"max(homebound_event_path_age_seconds{{{HERE}}})", "age"),),
+        )
+    )
 
 
 def whole() -> Iterator[Any]:

@@ -16,6 +16,12 @@ enum hb_shape {
 	HB_SHAPE_CLONE = 6,      // clone flags in argument 0
 	HB_SHAPE_CLONE3 = 7,     // struct clone_args in argument 0
 	HB_SHAPE_DESCRIPTOR = 8, // counts when the descriptor is not one (EBADF)
+	HB_SHAPE_CANARY = 9,     // close, of a descriptor that there cannot be
+};
+
+// The watcher closes this descriptor to see that events reach it: the refusal makes one of kind CANARY.
+enum hb_canary {
+	HB_CANARY_DESCRIPTOR = 0x686f6d65, // above any limit on open files
 };
 
 // 512 covers x86_64 and arm64 (the newest call is below 480); x32 numbers have bit 30 set and fall outside.

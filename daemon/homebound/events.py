@@ -97,8 +97,8 @@ CREDIT_MAX = 4
 
 
 class Kind(_Label, enum.IntEnum):
-    """What an event tells. ATTEMPT: as DENIED, but nothing refused it. CANARY and ROLE_EXIT are numbers kept
-    for user space; no program makes them."""
+    """What an event tells. ATTEMPT: as DENIED, but nothing refused it. CANARY: the watcher asked for it, to
+    see that events come through. ROLE_EXIT is a number kept for user space; no program makes it."""
 
     DENIED = 10
     CANARY = 20
@@ -119,7 +119,7 @@ class Flag(enum.IntFlag):
 
 # Kinds that programs make, and those of them that name a rule.
 AGAINST_A_RULE = frozenset({Kind.DENIED, Kind.ATTEMPT})
-MADE = AGAINST_A_RULE | {Kind.PROCESS_FORK, Kind.PROCESS_EXEC, Kind.PROCESS_EXIT}
+MADE = AGAINST_A_RULE | {Kind.CANARY, Kind.PROCESS_FORK, Kind.PROCESS_EXEC, Kind.PROCESS_EXIT}
 
 
 class Program(_Label, enum.IntEnum):
@@ -161,18 +161,10 @@ class Program(_Label, enum.IntEnum):
 
 # Programs whose events describe what is against no rule.
 ACTIVITY = frozenset({Program.PROCESS_FORK, Program.PROCESS_EXEC, Program.PROCESS_EXIT})
-_REQUIRED = frozenset(
-    {
-        Program.SOCK_CREATE,
-        Program.CONNECT4,
-        Program.CONNECT6,
-        Program.SENDMSG4,
-        Program.SENDMSG6,
-        Program.EGRESS,
-        Program.INGRESS,
-        Program.SYSCALL_EXIT,
-    }
-)
+_REQUIRED = frozenset({
+    Program.SOCK_CREATE, Program.CONNECT4, Program.CONNECT6, Program.SENDMSG4, Program.SENDMSG6,
+    Program.EGRESS, Program.INGRESS, Program.SYSCALL_EXIT,
+})  # fmt: skip
 
 
 class Direction(_Label, enum.IntEnum):
@@ -239,6 +231,13 @@ class Shape(_Label, enum.IntEnum):
     CLONE = 6
     CLONE3 = 7
     DESCRIPTOR = 8
+    CANARY = 9
+
+
+class Canary(_Label, enum.IntEnum):
+    """Of the event that the watcher asks for: the descriptor that it closes, which there cannot be."""
+
+    DESCRIPTOR = 0x686F6D65
 
 
 @dataclass(frozen=True, slots=True)

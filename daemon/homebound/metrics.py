@@ -52,8 +52,8 @@ LSM_RULES = (
 LSM, LSM_PROGRAM = "lsm", "hb_lsm"
 # Rules that are about sums and trials, not about one call.
 POLICY_RULES = (
-    ("trainer", "transmit"), ("guard", "transmit"), ("gateway", "unaccounted"),
-    ("gateway", "destination"), ("canary", "canary"),
+    ("trainer", "transmit"), ("guard", "transmit"), ("gateway", "unaccounted"), ("gateway", "destination"),
+    ("canary", "canary"),
 )  # fmt: skip
 REQUIRED_PROGRAMS = (
     "hb_sock_create", "hb_connect4", "hb_connect6", "hb_sendmsg4", "hb_sendmsg6", "hb_egress", "hb_ingress",
@@ -82,13 +82,12 @@ SCOPES = ("run", "all")
 
 # From a few kilobytes (digits) to the default of guard.max_update_bytes.
 UPDATE_BUCKETS = (4096.0, 65536.0, 1048576.0, 16777216.0, 67108864.0, 268435456.0, 536870912.0)
-# Up to the default of trainer.round_timeout_seconds.
 ROUND_BUCKETS = (1.0, 5.0, 15.0, 60.0, 150.0, 300.0, 600.0)
 
 Combination = tuple[str, ...]
 # Who fills a metric: this process as things happen, or a reader that is asked at each scrape.
 Source = Literal[
-    "counted", "traffic", "uplink", "denied", "processes", "calls", "programs", "usage", "collect"
+    "counted", "traffic", "uplink", "denied", "processes", "calls", "events", "programs", "usage", "collect"
 ]
 # Metric name -> label values -> value; None is for what nobody knows and leaves a gap.
 Readings = Mapping[str, Mapping[Combination, float | None]]
@@ -113,8 +112,7 @@ def _each(*sets: Iterable[str]) -> tuple[Combination, ...]:
     return tuple(itertools.product(*sets))
 
 
-# A violation's rule is told less finely than a refusal's, for the sake of fewer series: four rare kinds of
-# socket are one. Status and events have the rule itself.
+# A violation's rule is told less finely, for fewer series: rare sockets are one. Status has the rule itself.
 RARE_SOCKETS = ("socket_raw", "socket_packet", "socket_vsock", "socket_netlink")
 # Rules that a role cannot break: who has a network is refused no packet, and only the gateway needs credit.
 NEVER_BROKEN = (
@@ -128,17 +126,14 @@ VIOLATIONS = tuple(
 
 def violation_rule(rule: str) -> str:
     """The rule under which a violation is counted."""
-    if rule in LSM_RULES:
-        return LSM
-    return "socket_other" if rule in RARE_SOCKETS else rule
+    return LSM if rule in LSM_RULES else "socket_other" if rule in RARE_SOCKETS else rule
 
 
 METRICS = (
     Metric("homebound_build_info", "gauge", "Version of homebound; always 1.", ("version", "revision"), ()),
     Metric("homebound_enforce", "gauge", "Whether walls deny (1) or only count (0, mode observe)."),
     Metric(
-        "homebound_kernel_feature", "gauge", "Whether this kernel has the feature; it was tried.",
-        ("feature",), (),
+        "homebound_kernel_feature", "gauge", "Whether this kernel has it; it was tried.", ("feature",), (),
     ),
     Metric(
         "homebound_wall_active", "gauge", "Whether the wall held when it was last tried.",
@@ -183,8 +178,7 @@ METRICS = (
     ),
     Metric(
         "homebound_trainer_processes_total", "counter",
-        "What processes of the trainer did: began, became another program, ended, and of the last, by a "
-        "signal or by the OOM killer.",
+        "Processes of the trainer that began, became another program, ended, ended by signal or OOM killer.",
         ("what",), _each(PROCESS_STEPS), "processes",
     ),
     Metric(
@@ -193,23 +187,20 @@ METRICS = (
     ),
     Metric(
         "homebound_trainer_system_calls_total", "counter",
-        "System calls of the trainer by class; there while the setting count_calls is on.",
-        ("class",), (), "calls",
+        "System calls of the trainer, with count_calls.", ("class",), (), "calls",
     ),
     Metric(
-        "homebound_foreign_calls_total", "counter",
-        "System calls of roles by 32-bit tasks (compat) and by the x32 interface; with count_calls.",
-        ("abi",), (), "calls",
+        "homebound_foreign_calls_total", "counter", "32-bit and x32 calls, with count_calls.", ("abi",), (),
+        "calls",
+    ),
+    Metric(
+        "homebound_event_path_age_seconds", "gauge", "Age of the last event that came through.",
+        source="events",
     ),
     Metric("homebound_events_undecoded_total", "counter", "Events of a version or kind not known here."),
     Metric("homebound_bpf_loader_info", "gauge", "Who loaded the BPF programs; always 1.", ("loader",), ()),
-    Metric(
-        "homebound_site_probe_loaded", "gauge", "Whether a probe of the site's own is loaded.", ("probe",), ()
-    ),
-    Metric(
-        "homebound_site_series_cut", "gauge",
-        "Series of the site's own probes that are left out because there would be too many.",
-    ),
+    Metric("homebound_site_probe_loaded", "gauge", "Whether a site's probe is loaded.", ("probe",), ()),
+    Metric("homebound_site_series_cut", "gauge", "Series of the site's probes left out, as one too many."),
     # what the kernel counted
     Metric(
         "homebound_transmit_bytes_total", "counter", "IP bytes that the role sent, headers included.",

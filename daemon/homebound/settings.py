@@ -333,7 +333,7 @@ class Settings:
     )
     count_calls: bool = field(
         default=False,
-        metadata=about("Look at the roles' system calls that nothing refused. Slows each call of the host."),
+        metadata=about("Look at the roles' calls that nothing refused, too. Slows each call of the host."),
     )
     require: tuple[Wall, ...] = field(
         default=("namespaces", "seccomp", "cgroup-bpf"),

@@ -2,8 +2,9 @@
 """What each BPF program costs a call, and what three workloads lose by all of them. Prints; asserts no time.
 
 Every workload runs with the programs and without them in turn, so that what else the machine does falls on
-both alike; the figures are medians of processor time, which others' load moves least. Storm and stream run outside of the device, the training inside of it.
-Run as root: python tests/bench/probes_cost.py [rounds]
+both alike; the figures are medians of processor time, which the load of others moves least. Storm and stream
+run outside of the device, the training inside of it.
+Run as root: PYTHONPATH=daemon:tests python tests/bench/probes_cost.py [ROUNDS [WORKLOAD...]]
 """
 
 from __future__ import annotations
@@ -16,11 +17,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "daemon"), str(Path(__file__).resolve().parents[1])]
 
 from homebound.events import Program, Role
 from homebound.kernel import features
@@ -98,7 +97,7 @@ def stream(root: Path) -> float:
 
 
 def training(root: Path) -> float:
-    """Processor-bound seconds of the digits model in the trainer's cgroup, data from a file as in a round."""
+    """Seconds of epochs of a model as small as that of digits, in the trainer's cgroup."""
     return float(in_child(lambda: train(EPOCHS), root / "trainer"))
 
 
@@ -118,7 +117,7 @@ def train(epochs: int) -> float:
             loss = torch.nn.functional.cross_entropy(
                 model(values[start : start + 32]), labels[start : start + 32]
             )
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return time.process_time() - began
 
@@ -126,15 +125,17 @@ def train(epochs: int) -> float:
 WORKLOADS: Mapping[str, Callable[[Path], float]] = {"storm": storm, "stream": stream, "training": training}
 CASES: Mapping[str, tuple[Mapping[Program, str], bool]] = {
     "walls alone": ({program: "bench" for program in Program if not program.is_required}, False),
-    "all programs": ({}, False),
-    "every call counted": ({}, True),
+    "by default": ({Program.CALLS: "bench"}, False),
+    "with hb_calls": ({}, True),
 }
 
 
-def compare(root: Path, rounds: int) -> None:
+def compare(root: Path, rounds: int, wanted: Collection[str]) -> None:
     """The table of what is lost."""
     print(f"{'workload':12}{'without':>10}  ", *(f"{case:>20}" for case in CASES), f"{'aim':>8}")
     for name, run in WORKLOADS.items():
+        if name not in wanted:
+            continue
         bare: list[float] = []
         slower: dict[str, list[float]] = {case: [] for case in CASES}
         for _ in range(rounds):
@@ -170,7 +171,7 @@ def main() -> None:
         import torch  # once, before anything is timed
 
         del torch
-        compare(root, rounds)
+        compare(root, rounds, sys.argv[2:] or WORKLOADS)
         costs(root)
 
 

@@ -126,9 +126,13 @@ class Device:
         cells = maps.read_traffic(self.probes.map_fd("traffic"))
         return {key: cell for key, cell in cells.items() if cell.packets}
 
-    def events(self) -> list[Event]:
-        """What was told since the last call."""
+    def activity(self) -> list[Event]:
+        """All that was told since the last call, forks and exits too."""
         return self.stream.poll(0)
+
+    def events(self) -> list[Event]:
+        """What was told against a rule since the last call."""
+        return [event for event in self.activity() if event.rule is not None]
 
     def told(self) -> dict[tuple[Role, Rule], int]:
         """The same as counts, in the form of ``denied``."""

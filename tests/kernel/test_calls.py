@@ -110,6 +110,19 @@ def test_whoever_starts_a_role_is_passed_over(device: Device) -> None:
     assert attempts(device) == {}
 
 
+def test_the_watcher_reads_its_maps(device: Device) -> None:
+    """bpf(2) is its work, and nobody else's (the twin is the attempt above); ptrace is not."""
+
+    def shoot() -> None:
+        become_stranger()
+        for _ in range(SHOTS):
+            call("bpf", 99, bytes(8), 8)
+            call("ptrace", 0x4206, 1 << 22, 0, 0)
+
+    device.run(Role.WATCHER, shoot)
+    assert attempts(device) == {(Role.WATCHER, Rule.TRACE): SHOTS}
+
+
 SAMPLES: dict[CallClass, Callable[[], object]] = {
     CallClass.FILE: lambda: LIBC.access(b"/", 0),
     CallClass.NETWORK: lambda: LIBC.shutdown(-1, 0),

@@ -42,6 +42,7 @@ ENUMS: dict[str, tuple[type[enum.IntEnum | enum.IntFlag], str, dict[str, int]]] 
     "hb_protocol": (events.Protocol, "HB_", {}),
     "hb_verdict": (events.Verdict, "HB_", {}),
     "hb_side": (events.Side, "HB_", {}),
+    "hb_canary": (events.Canary, "HB_CANARY_", {}),
     "hb_shape": (events.Shape, "HB_SHAPE_", {}),
     "hb_right": (lsm.Right, "HB_RIGHT_", {}),
     "hb_loses": (lsm.Loses, "HB_LOSES_", {}),

@@ -57,7 +57,7 @@ def test_reading_without_rights(device: Device) -> None:
         state = maps.read_program_state(fds["program_state"])[Program.SOCK_CREATE]
         traffic = maps.read_traffic(fds["traffic"])
         with EventStream(device.probes.map_fd("events")) as stream:
-            events = stream.poll(0)
+            events = [event for event in stream.poll(0) if event.rule is not None]
             again = stream.poll(0)
         cost = bpf.program_info(device.probes.programs_open["hb_sock_create"][0])
         return [
@@ -134,7 +134,7 @@ def test_reading_during_a_flood(device: Device) -> None:
     ):
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            seen += device.stream.poll(100)
+            seen += [event for event in device.stream.poll(100) if event.rule is not None]
             state = maps.read_program_state(device.probes.map_fd("program_state"))[Program.SOCK_CREATE]
             if state.made == 2 * FLOOD:
                 break
@@ -160,7 +160,7 @@ def test_poll_waits_and_wakes(device: Device) -> None:
 
     with child(late, device.of(Role.TRAINER)) as shot:
         began = time.monotonic()
-        events = device.stream.poll(20_000)
+        events = [event for event in device.stream.poll(20_000) if event.rule is not None]
         assert time.monotonic() - began < 10
         assert (len(events), shot()) == (1, 1)
 
@@ -170,7 +170,8 @@ def test_unknown_records_are_counted(device: Device, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("homebound.events.VERSION", events.VERSION + 1)
     device.run(Role.TRAINER, shoot)
     assert device.events() == []
-    assert device.stream.undecoded[Flaw.VERSION] == SHOTS
+    states = maps.read_program_state(device.probes.map_fd("program_state")).values()
+    assert device.stream.undecoded[Flaw.VERSION] == sum(state.made for state in states) >= SHOTS
 
 
 def test_possible_cpus(tmp_path: Path) -> None:

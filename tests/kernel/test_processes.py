@@ -75,7 +75,7 @@ def test_forks_and_exits(device: Device) -> None:
     assert statuses == [7 << 8] * SHOTS
     found = counted(device)[Role.TRAINER]
     assert (found.forks, found.execs, found.exits, found.killed) == (SHOTS, 0, SHOTS + 1, 0)
-    events = device.events()
+    events = device.activity()
     assert kinds(events) == {Kind.PROCESS_FORK: SHOTS, Kind.PROCESS_EXIT: SHOTS + 1}
     forks = [event for event in events if event.kind is Kind.PROCESS_FORK]
     exits = [event for event in events if event.kind is Kind.PROCESS_EXIT]
@@ -84,7 +84,7 @@ def test_forks_and_exits(device: Device) -> None:
     assert died == dict.fromkeys(born, 7 << 8) | {pid: 0}
     in_child(shoot)
     assert counted(device) == {Role.TRAINER: found}
-    assert device.events() == []
+    assert device.activity() == []
 
 
 def test_signals_are_told_apart(device: Device) -> None:
@@ -92,7 +92,7 @@ def test_signals_are_told_apart(device: Device) -> None:
     statuses = device.run(Role.GUARD, lambda: [spawn(number=signal.SIGKILL) for _ in range(SHOTS)])
     found = counted(device)[Role.GUARD]
     assert (found.exits, found.killed, found.oom_kills) == (SHOTS + 1, SHOTS, 0)
-    results = [event.result for event in device.events() if event.kind is Kind.PROCESS_EXIT]
+    results = [event.result for event in device.activity() if event.kind is Kind.PROCESS_EXIT]
     assert sorted(results) == [0, *statuses] == [0, *[signal.SIGKILL] * SHOTS]
 
 
@@ -100,7 +100,7 @@ def test_execs(device: Device) -> None:
     """A child that becomes another program."""
     assert device.run(Role.TRAINER, lambda: sum(spawn(program="/bin/true") for _ in range(SHOTS))) == 0
     assert counted(device)[Role.TRAINER].execs == SHOTS
-    assert kinds(device.events())[Kind.PROCESS_EXEC] == SHOTS
+    assert kinds(device.activity())[Kind.PROCESS_EXEC] == SHOTS
 
 
 def test_threads_are_no_processes(device: Device) -> None:
@@ -115,7 +115,7 @@ def test_threads_are_no_processes(device: Device) -> None:
     device.run(Role.TRAINER, shoot)
     found = counted(device)[Role.TRAINER]
     assert (found.threads, found.forks, found.exits) == (SHOTS, 0, 1)
-    assert kinds(device.events()) == {Kind.PROCESS_EXIT: 1}
+    assert kinds(device.activity()) == {Kind.PROCESS_EXIT: 1}
 
 
 def test_peak_memory(device: Device) -> None:
@@ -131,7 +131,7 @@ def test_peak_memory(device: Device) -> None:
         return [pid, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024]
 
     pid, peak = device.run(Role.TRAINER, shoot)
-    (event,) = (e for e in device.events() if e.kind is Kind.PROCESS_EXIT and e.pid == pid)
+    (event,) = (e for e in device.activity() if e.kind is Kind.PROCESS_EXIT and e.pid == pid)
     assert event.detail == peak > 64 << 20
     assert counted(device)[Role.TRAINER].peak_bytes == peak
 
@@ -139,7 +139,7 @@ def test_peak_memory(device: Device) -> None:
 def test_a_flood_loses_exactly_what_it_counts(device: Device) -> None:
     """made = seen + lost, and half of the buffer stays free for refusals."""
     device.run(Role.TRAINER, lambda: sum(spawn() for _ in range(FLOOD)))
-    seen = kinds(device.events())
+    seen = kinds(device.activity())
     state = maps.read_program_state(device.probes.map_fd("program_state"))
     for kind, program, made in (
         (Kind.PROCESS_FORK, Program.PROCESS_FORK, FLOOD),
@@ -157,7 +157,7 @@ def move(pid: int, cgroup: Path) -> None:
 
 def moved(device: Device) -> list[tuple[Role, int, int]]:
     """Role, flags and the moved process of every attempt that was told."""
-    found = [event for event in device.events() if event.kind is Kind.ATTEMPT]
+    found = [event for event in device.activity() if event.kind is Kind.ATTEMPT]
     assert all(event.rule is Rule.CGROUP and event.program is Program.PROCESS_MOVE for event in found)
     return [(event.role, event.flags, event.detail) for event in found]
 
@@ -255,7 +255,7 @@ def test_clone_into_another_cgroup(device: Device) -> None:
     in_supervisor(device.of(Role.SUPERVISOR), lambda: in_child(shoot, device.of(Role.TRAINER)), device)
     os.close(home)
     assert attempts(device) == {(Role.TRAINER, Rule.CGROUP): SHOTS}
-    found = [event for event in device.events() if event.kind is Kind.ATTEMPT]
+    found = [event for event in device.activity() if event.kind is Kind.ATTEMPT]
     assert {(event.role, event.flags, event.program) for event in found} == {
         (Role.TRAINER, Flag.LEFT, Program.PROCESS_FORK)
     }

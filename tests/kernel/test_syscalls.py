@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from homebound.events import Role, Rule, Shape
-from homebound.kernel import bpf, syscalls
+from homebound.events import Kind, Role, Rule, Shape
+from homebound.kernel import bpf, maps, syscalls
 from kernel.rig import Device, in_child
 
 pytestmark = pytest.mark.root
@@ -304,5 +304,21 @@ def test_table() -> None:
     assert 80 < len(table) <= len(names) + len(syscalls.BY_INTERRUPT.get(os.uname().machine, ()))
     assert max(table) < 512
     rules = {rule for rule, _ in table.values()}
-    assert rules == {rule for rule in Rule if rule >= Rule.SOCKET_OTHER}
-    assert {shape for _, shape in table.values()} == set(Shape)
+    assert rules == {rule for rule in Rule if Rule.SOCKET_OTHER <= rule < Rule.CGROUP}
+    assert {shape for _, shape in table.values()} == set(Shape) - {Shape.CANARY}
+
+
+@pytest.mark.parametrize("role", [Role.WATCHER, Role.TRAINER, Role.GATEWAY])
+def test_the_event_that_the_watcher_asks_for(device: Device, role: Role) -> None:
+    """23 questions of the watcher are 23 events and no refusal; those of others are none."""
+
+    def shoot() -> int:
+        for _ in range(SHOTS):
+            maps.ask_for_event()
+        return shots(lambda: call("close", 999), errno.EBADF)
+
+    assert device.run(role, shoot) == SHOTS
+    told = [event for event in device.activity() if event.kind is Kind.CANARY]
+    assert {(event.role, event.rule) for event in told} <= {(Role.WATCHER, None)}
+    assert len(told) == (SHOTS if role is Role.WATCHER else 0)
+    assert device.denied() == {}

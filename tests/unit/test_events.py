@@ -82,7 +82,7 @@ def test_an_event_cannot_be_changed() -> None:
         (bytes(record(version=0)), Flaw.VERSION),
         (bytes(record(version=events.VERSION + 1)), Flaw.VERSION),
         (bytes(record(kind=11)), Flaw.KIND),
-        (bytes(record(kind=Kind.CANARY)), Flaw.KIND),
+        (bytes(record(kind=Kind.ROLE_EXIT)), Flaw.KIND),
         (bytes(record(role=7)), Flaw.VALUE),
         (bytes(record(rule=0)), Flaw.VALUE),
         (bytes(record(program=99)), Flaw.VALUE),

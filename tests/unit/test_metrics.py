@@ -35,7 +35,7 @@ from homebound.metrics import (
 from homebound.watcher import policy
 
 SOURCES: tuple[Source, ...] = (
-    "traffic", "uplink", "denied", "processes", "calls", "programs", "usage",
+    "traffic", "uplink", "denied", "processes", "calls", "events", "programs", "usage",
 )  # fmt: skip
 # As many as kernel/features.py can be expected to ask for.
 FEATURES = tuple(f"feature_{i}" for i in range(12))

@@ -22,6 +22,7 @@ from homebound.events import (
     Credit,
     Program,
     Role,
+    Shape,
     Side,
     address_bytes,
 )
@@ -308,6 +309,8 @@ def _endpoint(role: Role, address: str, port: int, protocol: int, direction: int
 
 def _syscall_rules() -> Iterator[tuple[bytes, bytes]]:
     """The contents of syscall_rule."""
+    for number in syscalls.resolve({"close": None}):
+        yield bytes(ctypes.c_uint32(number)), bytes(ctypes.c_uint32(Shape.CANARY << 16))
     for number, (rule, shape) in syscalls.numbers().items():
         value = ctypes.c_uint32(syscalls.rule_value(rule, shape))
         yield bytes(ctypes.c_uint32(number)), bytes(value)

@@ -193,9 +193,7 @@ def _left_out(config: Settings) -> dict[Program, str]:
         Program.CALLS: (config.count_calls, "count_calls"),
         Program.UPLINK: (config.kernel.uplink_meter, "kernel.uplink_meter"),
     }
-    return {
-        program: f"switched off by the setting {key}" for program, (on, key) in wanted.items() if not on
-    }
+    return {program: f"switched off by the setting {key}" for program, (on, key) in wanted.items() if not on}
 
 
 def settle(walls: Walls | None, report: Mapping[str, Any], before: Accounts, after: Accounts) -> None:

@@ -25,7 +25,8 @@ from prometheus_client import CollectorRegistry
 from homebound import __version__, control
 from homebound.books import accounts, spending
 from homebound.errors import InternalError
-from homebound.events import Event
+from homebound.events import Event, Kind
+from homebound.kernel import maps
 from homebound.kernel.usage import OpenFiles
 from homebound.metrics import REASONS, STARTED, WALLS, Metrics, violation_rule
 from homebound.watcher import page, policy, readings, siteprobes
@@ -35,6 +36,8 @@ from homebound.watcher.sightings import Sightings
 # An event wakes at once; this is for what makes no event: an allowed byte of a role that must send none.
 LOOK_SECONDS = 0.5
 BEAT_SECONDS = 1.0
+# How often the way from a program through the ring buffer to here is tried.
+PROOF_SECONDS = 5.0
 # In a flood of events we look this often, and the ring buffer overflows rather than our processor time.
 PAUSE_SECONDS = 0.05
 # A main loop that did not turn for this long looks at nothing.
@@ -98,6 +101,7 @@ class Watcher:
         registry: CollectorRegistry,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        ask_for_event: Callable[[], None] = maps.ask_for_event,
     ) -> None:
         self._name, self._mode = handed.name, handed.mode
         self._link = link
@@ -116,13 +120,16 @@ class Watcher:
         self._undecoded = 0
         self._backlog: deque[control.Message] = deque()
         self._deaf_since: float | None = None
-        self._alive = clock()
+        self._alive = self._proved = clock()
+        self._ask_at = self._alive
+        self._ask_for_event = ask_for_event
         self._metrics = Metrics(
             registry,
             {
                 "traffic": lambda: readings.of_traffic(counters.traffic(), handed.mode),
                 "uplink": lambda: readings.of_uplink(counters.uplink(), handed.mode),
                 "denied": lambda: readings.of_denied(counters.denied()),
+                "events": lambda: readings.of_event_path(self._clock() - self._proved),
                 "calls": lambda: readings.of_calls(counters.calls()),
                 "processes": lambda: readings.of_processes(counters.processes()),
                 "programs": lambda: readings.of_programs(counters.programs(), self._programs),
@@ -210,6 +217,8 @@ class Watcher:
         self._undecoded = undecoded
         for event in events:
             self._metrics.add("homebound_events_total", event.kind.label)
+            if event.kind is Kind.CANARY:
+                self._proved = event.time_ns / 1e9
         against = [event for event in events if event.rule is not None]
         told = [self._describe(event) for event in against[-RECENT:]]
         self._recent.extend(told)
@@ -218,23 +227,7 @@ class Watcher:
         return bool(events)
 
     def _describe(self, event: Event) -> dict[str, Any]:
-        age = self._clock() - event.time_ns / 1e9
-        return {
-            "time": self._wall_clock() - age,
-            "role": event.role.label,
-            "rule": event.rule.label if event.rule is not None else "",
-            "kind": event.kind.label,
-            "program": event.program.bpf_name,
-            "pid": event.pid,
-            "tid": event.tid,
-            "family": event.family,
-            "protocol": event.protocol,
-            "address": event.address,
-            "port": event.port,
-            "syscall": event.syscall,
-            "result": event.result,
-            "detail": event.detail,
-        }
+        return readings.describe(event, self._wall_clock() - self._clock() + event.time_ns / 1e9)
 
     def _carry_out(self, observation: Observation) -> None:
         """Ask policy, act, count, tell."""
@@ -371,6 +364,9 @@ class Watcher:
             self._tell({"type": "recent", "events": part, "last": last})
 
     def _beat(self, now: float) -> None:
+        if now >= self._ask_at:
+            self._ask_at = now + PROOF_SECONDS
+            self._ask_for_event()
         if not self._backlog:
             self._tell({"type": "beat", "time": now})
 

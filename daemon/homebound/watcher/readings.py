@@ -16,6 +16,7 @@ from homebound.events import (
     ACTIVITY,
     Calls,
     Direction,
+    Event,
     Processes,
     Program,
     ProgramCounts,
@@ -97,6 +98,26 @@ class ProgramFigures:
 SWITCHED_OFF = ProgramFigures(None, None, None)
 
 
+def describe(event: Event, moment: float) -> dict[str, Any]:
+    """An event as JSON. ``moment``: seconds since the epoch."""
+    return {
+        "time": moment,
+        "role": event.role.label,
+        "rule": event.rule.label if event.rule is not None else "",
+        "kind": event.kind.label,
+        "program": event.program.bpf_name,
+        "pid": event.pid,
+        "tid": event.tid,
+        "family": event.family,
+        "protocol": event.protocol,
+        "address": event.address,
+        "port": event.port,
+        "syscall": event.syscall,
+        "result": event.result,
+        "detail": event.detail,
+    }
+
+
 def left_the_role(key: TrafficKey, mode: str) -> bool:
     """Whether packets of this cell went out: in observe mode the denied ones did too."""
     return key.direction is Direction.TRANSMIT and (key.verdict is Verdict.ALLOWED or mode == "observe")
@@ -159,6 +180,11 @@ def of_processes(found: Mapping[Role, Processes]) -> Readings:
         "homebound_trainer_processes_total": done,
         "homebound_trainer_process_peak_memory_bytes": {(): trainer.peak_bytes if trainer else None},
     }
+
+
+def of_event_path(age: float) -> Readings:
+    """How long ago an event came all the way."""
+    return {"homebound_event_path_age_seconds": {(): max(0.0, age)}}
 
 
 def of_calls(found: Mapping[Role, Calls]) -> Readings:

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 
 from homebound import control
 from homebound.errors import InternalError
-from homebound.events import Role, Rule, Verdict
+from homebound.events import Kind, Role, Rule, Verdict
 from homebound.kernel.usage import OpenFiles
 from homebound.watcher import app
 from homebound.watcher.policy import Mode
@@ -42,6 +42,7 @@ class Rig:
     trainer: Path
     thread: threading.Thread
     ended: list[BaseException | None]
+    asked: list[None]
 
     def report(self, **report: Any) -> None:
         control.send(self.link, {"type": "report", "report": report})
@@ -90,9 +91,10 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
         ours.settimeout(10)
         counters, stream, registry = counters or MemoryCounters(), MemoryStream(), CollectorRegistry()
         handed = app.Handed("default", mode, {}, 0, features={"btf": True, "lsm": False})
+        asked: list[None] = []
         made = app.Watcher(
             handed, theirs, counters, stream, {"trainer": OpenFiles(fds)}, registry,
-            clock=lambda: time.monotonic() * FASTER,
+            clock=lambda: time.monotonic() * FASTER, ask_for_event=lambda: asked.append(None),
         )  # fmt: skip
         ended: list[BaseException | None] = []
 
@@ -106,7 +108,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
                 theirs.close()
 
         thread = threading.Thread(target=run)
-        rig = Rig(ours, counters, stream, registry, trainer, thread, ended)
+        rig = Rig(ours, counters, stream, registry, trainer, thread, ended, asked)
         rigs.append(rig)
         thread.start()
         rig.hear("beat")
@@ -253,6 +255,27 @@ def test_stop_ends_it_and_touches_nothing(start: Callable[..., Rig]) -> None:
     control.send(rig.link, {"type": "stop"})
     assert rig.end() is None
     assert not rig.wrote("cgroup.freeze")
+
+
+def test_the_way_of_events_is_proved_by_one_that_was_asked_for(start: Callable[..., Rig]) -> None:
+    rig = start()
+    asked = rig.asked
+    for _ in range(500):
+        if asked:
+            break
+        time.sleep(0.01)
+    assert asked, "nobody asked"
+    late = rig.value("homebound_event_path_age_seconds")
+    assert late is not None
+    rig.stream.put(replace(event(time_ns=int(time.monotonic() * FASTER * 1e9)), kind=Kind.CANARY, rule=None))
+    rig.becomes(1, "homebound_events_total", kind="canary")
+    age = rig.value("homebound_event_path_age_seconds")
+    assert age is not None
+    time.sleep(0.2)
+    older = rig.value("homebound_event_path_age_seconds")
+    assert older is not None
+    assert older > age, "it grows until the next one comes"
+    assert rig.value("homebound_violations_total", role="watcher", rule="trace") == 0
 
 
 def test_recent_events_come_in_parts_that_fit(start: Callable[..., Rig]) -> None:
