@@ -65,6 +65,16 @@ static __always_inline int wants_namespace(const struct hb_call *call, __u32 sha
 	return (flags & CLONE_NEW_ANY) != 0;
 }
 
+// The watcher reads maps by bpf(2). Its filter lets it do nothing else with it: the same four commands are
+// BPF_READS in kernel/seccomp.py.
+static __always_inline int reads_maps(const struct hb_call *call, __u32 role)
+{
+	__u64 command = call->argument[0] & 0xffffffff;
+
+	return role == HB_ROLE_WATCHER && call->number == HB_CALL_BPF &&
+	       (command == 1 || command == 4 || command == 15 || command == 24);
+}
+
 static __always_inline void report_attempt(const struct hb_call *call, __u32 role, __u32 rule,
 					   long result)
 {
@@ -128,7 +138,8 @@ int hb_calls(struct bpf_raw_tracepoint_args *ctx)
 		hb_count_failure(HB_PROGRAM_CALLS);
 		return 0;
 	}
-	if (!wants_namespace(&call, HB_SYSCALL_SHAPE(value), ctx->args[1]))
+	if (!wants_namespace(&call, HB_SYSCALL_SHAPE(value), ctx->args[1]) ||
+	    reads_maps(&call, role))
 		return 0;
 	count = bpf_map_lookup_elem(&dangerous, &call.number);
 	if (count)

@@ -25,6 +25,7 @@ struct hb_registers {
 
 #define HB_SYSCALL_SOCKETPAIR 53
 #define HB_USER_32_CS 0x23 // __USER32_CS: the code segment of 32-bit tasks
+#define HB_CALL_BPF 321    // bpf(2)
 
 static __always_inline void hb_call_of(const struct hb_registers *registers, struct hb_call *call)
 {
@@ -60,6 +61,7 @@ struct hb_registers {
 
 #define HB_SYSCALL_SOCKETPAIR 199
 #define HB_PSTATE_32 0x10 // PSR_MODE32_BIT
+#define HB_CALL_BPF 280   // bpf(2)
 
 static __always_inline void hb_call_of(const struct hb_registers *registers, struct hb_call *call)
 {

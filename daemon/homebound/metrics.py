@@ -77,6 +77,7 @@ REASONS = (
 )  # fmt: skip
 PROCESS_STEPS = ("fork", "exec", "exit", "killed", "oom_kill")
 STREAMS = ("refusals", "activity")
+ABIS = ("compat", "x32")
 RESOURCES = ("cpu", "memory", "io")
 SCOPES = ("run", "all")
 
@@ -190,8 +191,8 @@ METRICS = (
         "System calls of the trainer, with count_calls.", ("class",), (), "calls",
     ),
     Metric(
-        "homebound_foreign_calls_total", "counter", "32-bit and x32 calls, with count_calls.", ("abi",), (),
-        "calls",
+        "homebound_foreign_calls_total", "counter", "32-bit and x32 calls, with count_calls.", ("abi",),
+        _each(ABIS), "calls",
     ),
     Metric(
         "homebound_event_path_age_seconds", "gauge", "Age of the last event that came through.",

@@ -7,13 +7,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 
+from conftest import ROOT
 from homebound.events import CallClass, Kind, Program, Role, Rule, Shape
-from homebound.kernel import calls, maps, syscalls
+from homebound.kernel import calls, maps, seccomp, syscalls
 from kernel.conftest import MakeDevice
 from kernel.rig import Device, in_child
 from kernel.test_syscalls import LIBC, become_stranger, call, number, refuse
@@ -166,6 +168,12 @@ def test_x32_is_told_apart(device: Device) -> None:
     assert {role: (counts.x32, counts.compat) for role, counts in found.items() if counts.x32} == {
         Role.TRAINER: (SHOTS, 0)
     }
+
+
+def test_what_the_watcher_may_ask_of_bpf_is_one_list() -> None:
+    """Its filter lets it make these calls, and the program takes no others for reading."""
+    text = (ROOT / "bpf/calls.bpf.c").read_text()
+    assert tuple(map(int, re.findall(r"command == (\d+)", text))) == seccomp.BPF_READS
 
 
 def test_table() -> None:

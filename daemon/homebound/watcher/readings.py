@@ -188,16 +188,20 @@ def of_event_path(age: float) -> Readings:
 
 
 def of_calls(found: Mapping[Role, Calls]) -> Readings:
-    """System calls of the trainer by class, and those of all roles that came in by another interface."""
+    """System calls of the trainer by class, and those of all roles that came in by another interface.
+
+    Roles always make calls: where none was counted nobody counts, and a 0 would be made up.
+    """
     trainer = found.get(Role.TRAINER)
+    is_counted = any(count for calls in found.values() for count in calls.by_class.values())
     held = [calls for role, calls in found.items() if role not in (Role.NONE, Role.SUPERVISOR)]
     return {
         "homebound_trainer_system_calls_total": {
             (kind.label,): count for kind, count in (trainer.by_class if trainer else {}).items() if count
         },
         "homebound_foreign_calls_total": {
-            ("compat",): sum(calls.compat for calls in held),
-            ("x32",): sum(calls.x32 for calls in held),
+            ("compat",): sum(calls.compat for calls in held) if is_counted else None,
+            ("x32",): sum(calls.x32 for calls in held) if is_counted else None,
         },
     }
 
