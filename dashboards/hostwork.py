@@ -106,6 +106,7 @@ def processes() -> Iterator[Any]:
             "Empty where the kernel does not take hb_process_fork, hb_process_exec and hb_process_exit.",
             "short",
             (Query(grown("homebound_trainer_processes_total", "what"), "{{what}}"),),
+            width=6,
         )
     )
     yield lines(
@@ -114,6 +115,7 @@ def processes() -> Iterator[Any]:
             "Most memory that one process held, of those that ended since the daemon started.",
             "bytes",
             (Query(f"max(homebound_trainer_process_peak_memory_bytes{{{HERE}}})", "peak"),),
+            width=6,
         )
     )
 
@@ -126,6 +128,7 @@ def system_calls() -> Iterator[Any]:
             "Calls a second, by class. Empty unless the setting count_calls is on.",
             "cps",
             (Query(speed("homebound_trainer_system_calls_total", "class"), "{{class}}"),),
+            width=6,
         )
     )
     yield lines(
@@ -134,6 +137,7 @@ def system_calls() -> Iterator[Any]:
             "Calls of the roles by 32-bit tasks or the x32 interface. The filters refuse both.",
             "short",
             (Query(grown("homebound_foreign_calls_total", "abi"), "{{abi}}"),),
+            width=6,
         )
     )
 

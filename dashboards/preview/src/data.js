@@ -32,11 +32,17 @@ export async function load(name, place, theme) {
       report.failed.push(`${panel.title}: ${error.message}`);
       continue;
     }
-    if (!frames.get(panel).some(hasValues)) {
+    const isFilled = panel.type === "table" ? hasRows : hasValues;
+    if (!frames.get(panel).some(isFilled)) {
       report.empty.push(panel.title);
     }
   }
   return { board, frames, report };
+}
+
+/** A table may consist of words. */
+function hasRows(frame) {
+  return frame.fields.some((field) => field.values.length > 0);
 }
 
 function hasValues(frame) {
