@@ -21,6 +21,8 @@ from system.machine import CLONE, ENVIRONMENT, Machine, boot
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
 UNIT = "homebound.service"
 DIST = "/srv/dist"
+# Epochs: longer than a package takes to be unpacked and compiled, on this machine as on a slower one.
+LONG_ROUND = 400
 ROUNDS = f"PYTHONPATH={CLONE}/daemon {CLONE}/.venv/bin/python -B {CLONE}/tests/system/rounds.py"
 
 
@@ -121,9 +123,9 @@ def test_upgrade_restarts_and_keeps(machine: Machine) -> None:
 
 def test_upgrade_in_the_middle_of_a_round_loses_nothing(machine: Machine) -> None:
     """The round is answered with "no update", later ones train, and what was released before is whole."""
-    words = machine.words(["/bin/bash", "-c", f"{ROUNDS} 6"])
+    words = machine.words(["/bin/bash", "-c", f"{ROUNDS} 3 {LONG_ROUND}"])
     with subprocess.Popen(words, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as run:
-        assert until(lambda: released(machine) >= 1 and state_of_round(machine) == "open"), machine.journal(
+        assert until(lambda: released(machine) >= 1 and state_of_round(machine) == "started"), machine.journal(
             UNIT
         )
         entries = whole_entries(machine)

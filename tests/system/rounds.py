@@ -3,7 +3,7 @@
 
 Writes /etc/homebound/homebound.toml for the digits example, starts homebound.service, lets it train, waits
 until every byte is accounted for and prints what came of it as one line of JSON. The service goes on running.
-``python tests/system/rounds.py ROUNDS``.
+``python tests/system/rounds.py ROUNDS [EPOCHS]``; with many epochs a round is long.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CONFIG = Path("/etc/homebound/homebound.toml")
 SECONDS = 1200.0
 
 
-def main(rounds: int) -> int:
+def main(rounds: int, epochs: int = 5) -> int:
     """0 if the federation is content with the run and the books balance."""
     for folder in (WORK, DATA, APP):
         shutil.rmtree(folder, ignore_errors=True)
@@ -49,6 +49,7 @@ def main(rounds: int) -> int:
         config: dict[str, str | int | float | bool] = {
             "num-server-rounds": rounds,
             "min-nodes": 1,
+            "local-epochs": epochs,
             "test-data": str(WORK / "data/test/digits.npz"),
         }
         state = operator.wait(operator.start(app, config), SECONDS)
@@ -83,4 +84,4 @@ def _at_rest() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(*map(int, sys.argv[1:])))
