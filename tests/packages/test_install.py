@@ -125,8 +125,8 @@ def test_upgrade_in_the_middle_of_a_round_loses_nothing(machine: Machine) -> Non
     """The round is answered with "no update", later ones train, and what was released before is whole."""
     words = machine.words(["/bin/bash", "-c", f"{ROUNDS} 3 {LONG_ROUND}"])
     with subprocess.Popen(words, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as run:
-        assert until(lambda: released(machine) >= 1 and state_of_round(machine) == "started"), machine.journal(
-            UNIT
+        assert until(lambda: released(machine) >= 1 and state_of_round(machine) == "started"), (
+            machine.journal(UNIT)
         )
         entries = whole_entries(machine)
         machine.run("dpkg -i --force-confold --force-depends /root/newer.deb 2>&1", seconds=200)

@@ -15,7 +15,8 @@ import pytest
 from conftest import ROOT
 from homebound import __version__
 
-pytestmark = pytest.mark.root
+# The schema alone takes a minute on a machine that is busy otherwise.
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 DIST = ROOT / "dist"
 PACKAGES = ("homebound", "homebound-trainer")
 
