@@ -73,6 +73,7 @@ class Guard:
         self._noise = noise
         self._trainer: Link | None = None
         self._trainer_ready = False
+        self._trainer_number: object = None
         # After we gave up on a trainer the supervisor still reports its end; that is no news.
         self._end_expected = False
         self._pending: Pending | None = None
@@ -134,7 +135,7 @@ class Guard:
         message, fds = control.receive(self._supervisor)
         kind = message.get("type")
         if kind == "trainer" and len(fds) == 1:
-            self._attach_trainer(socket.socket(fileno=fds.pop()))
+            self._attach_trainer(socket.socket(fileno=fds.pop()), message.get("number"))
         elif kind == "trainer_gone":
             self._on_trainer_gone()
         elif kind == "stop":
@@ -199,7 +200,10 @@ class Guard:
 
     # --- trainer
 
-    def _attach_trainer(self, sock: socket.socket) -> None:
+    def _attach_trainer(self, sock: socket.socket, number: object) -> None:
+        self._trainer_number = (
+            number  # told back, so that a word on this one is not taken for one on the next
+        )
         if self._trainer is not None:
             self._trainer.close()
         # Nothing but small words is due from it before it has a task.
@@ -325,7 +329,7 @@ class Guard:
         """Give up on the trainer; the supervisor kills what is left of it. Refuse the task in work."""
         self._close_trainer()
         self._end_expected = True
-        self._tell({"type": "trainer_failed", "code": code.value})
+        self._tell({"type": "trainer_failed", "code": code.value, "number": self._trainer_number})
         if self._pending is not None:
             self._refuse(self._pending.task, code)
 

@@ -266,7 +266,9 @@ class Supervisor:
             self.life.trainer_wanted = True
             self._trainer_if_due()
         elif role is Role.GUARD and kind == "trainer_failed":
-            self._lose_trainer(str(message.get("code", "trainer_died")))
+            trainer = self.roster.members.get(Role.TRAINER)
+            if trainer is not None and trainer.number == message.get("number"):  # else it ended long since
+                self._lose_trainer(str(message.get("code", "trainer_died")))
         elif kind in status.REPORTS[role]:
             self._absorb(message)
 

@@ -49,6 +49,8 @@ class Member:
     started: float
     control: socket.socket | None = None
     log: int = -1
+    # Counts the trainers; 0 for the other roles.
+    number: int = 0
 
 
 class Roster:
@@ -66,6 +68,7 @@ class Roster:
         told: Told = never,
     ) -> None:
         self._told = told
+        self._trainers = 0
         self._settings = settings
         self._instance = instance
         self._users = users
@@ -123,9 +126,10 @@ class Roster:
         try:
             child = launch.start(self._instance, spec, Links(arguments, fds))
             facts = self._thaw_and_inspect(spec, child, frozenset({LINK_FD}))
-            member = Member(spec, child, facts, self._clock(), log=reading)
+            self._trainers += 1
+            member = Member(spec, child, facts, self._clock(), log=reading, number=self._trainers)
             self.members[Role.TRAINER] = member
-            self.tell(Role.GUARD, {"type": "trainer"}, [guard_end.fileno()])
+            self.tell(Role.GUARD, {"type": "trainer", "number": member.number}, [guard_end.fileno()])
         except BaseException:
             os.close(reading)
             raise
