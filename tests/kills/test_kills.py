@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning"),
 ]
 SAMPLE, LEAST = 24, 200
-REPLY_SECONDS = 70.0
+REPLY_SECONDS, TRIES = 70.0, 3
 LOST: Mapping[str, Any] = {"outcome": "lost"}
 # Starts that are cut short follow one another, each over what the one before left; then one must come up.
 STARTS_IN_A_ROW = 8
@@ -93,7 +93,13 @@ def record(killing: Killing, federation: Federation) -> Mapping[str, Sequence[st
 def order(killing: Killing, federation: Federation) -> None:
     """A round that goes well."""
     before = len(killing.device.entries())
-    assert federation.ask(killing.device.node)["outcome"] == "update"
+    # On a busy machine the watcher may be silent for 3 s, which ends the training in hand: then once more.
+    for _ in range(TRIES):
+        if federation.ask(killing.device.node)["outcome"] == "update":
+            break
+        killing.wait("all back", healthy)
+    else:
+        raise AssertionError(killing.device.lines()[-20:])
     status = killing.wait("at rest", healthy)
     assert {violation["role"] for violation in status["violations"]} <= {"trainer"}, status["violations"]
     assert status["unaccounted_bytes"] == 0
