@@ -27,7 +27,7 @@ from homebound.events import Role
 from homebound.kernel import seccomp
 from homebound.kernel.cgroups import Cgroup
 from homebound.kernel.seccomp import Profile
-from homebound.rooms.walls import COUNTER_MAPS
+from homebound.rooms.walls import COUNTER_MAPS, TRACE_MAPS
 from kernel.conftest import MakeDevice
 from kernel.rig import Device, child, in_fresh_network
 
@@ -90,7 +90,8 @@ def running(device: Device, mode: str = "enforce") -> Iterator[Running]:
         stack.enter_context(ours)
         ours.settimeout(20)
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        maps = {name: device.probes.read_fd(name) for name in COUNTER_MAPS}
+        handed = [name for name in (*COUNTER_MAPS, *TRACE_MAPS) if name in device.probes.maps]
+        maps = {name: device.probes.read_fd(name) for name in handed}
         groups = {role.label: Cgroup(device.of(role)).open_files() for role in (Role.TRAINER, Role.GUARD)}
         opened = [*maps.values(), *(fd for files in groups.values() for fd in files.values())]
         maps["events"] = device.probes.map_fd("events")

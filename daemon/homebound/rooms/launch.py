@@ -156,8 +156,8 @@ def try_walls(
 ) -> tuple[canary.Trial, ...]:
     """Run the canary inside the sandbox and, for the BPF programs alone, outside it. Every trial judged.
 
-    ``hooks``: which programs on security hooks are there to be tried. Raises ServiceUnavailable when it cannot
-    be started, ToldToStop.
+    ``hooks``: which programs on security hooks are there to be tried. Raises ServiceUnavailable when the
+    canary cannot be started, ToldToStop.
     """
     asked = [name for name in canary.LSM if name in hooks]
     results: dict[str, int] = {}
