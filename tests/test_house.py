@@ -67,7 +67,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "httpx": (f"{H}gateway/",),
     "opacus": ("examples/dpsgd/",),
     "numpy": (f"{H}records.py", f"{H}recorddict.py", f"{H}trainer/", f"{H}guard/", f"{H}demo/", "examples/"),
-    "prometheus_client": (f"{H}metrics.py", f"{H}watcher/"),
+    "prometheus_client": (f"{H}watcher/",),
     "psutil": (f"{H}kernel/",),
     "pydantic": (f"{H}config/reading.py",),
     "pyroute2": (f"{H}kernel/",),

@@ -1,33 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every metric once: name, type, help and the closed set of its label values, on a registry of our own.
+"""Every metric once: name, type, help and the closed set of its label values.
 
-Kernel counters and usage are read at scrape through collect(); there is no second copy of them to drift.
-What happened in this process is counted as it happens. A source that cannot be read leaves a gap and an
-error count, never a made-up zero. Imports nothing of ours; tests compare the sets with their owners.
+watcher/recording.py puts them on a registry. Imports nothing of ours; tests compare the sets with their
+owners.
 """
 
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-    make_wsgi_app,
-)
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric as Family
-
-if TYPE_CHECKING:
-    from wsgiref.types import WSGIApplication
+from typing import Literal
 
 SANDBOXED = ("watcher", "trainer", "guard", "gateway", "canary")
 DAEMON = ("supervisor", "watcher", "trainer", "guard", "gateway")
@@ -64,7 +47,7 @@ WANTED_PROGRAMS = (
     LSM_PROGRAM,
 )  # fmt: skip
 PROGRAMS = (*REQUIRED_PROGRAMS, *WANTED_PROGRAMS)
-KINDS = ("denied", "canary", "role_exit", "attempt", "process_fork", "process_exec", "process_exit")
+KINDS = ("denied", "canary", "attempt", "process_fork", "process_exec", "process_exit")
 WALLS = (
     "namespaces", "seccomp", "landlock", "cgroup-bpf", "bpf-lsm", "users", "no-inherited-fd", "no-core-dump",
     "no-swap",
@@ -77,7 +60,6 @@ REASONS = (
 )  # fmt: skip
 PROCESS_STEPS = ("fork", "exec", "exit", "killed", "oom_kill")
 STREAMS = ("refusals", "activity")
-ABIS = ("compat", "x32")
 RESOURCES = ("cpu", "memory", "io")
 SCOPES = ("run", "all")
 
@@ -113,21 +95,30 @@ def _each(*sets: Iterable[str]) -> tuple[Combination, ...]:
     return tuple(itertools.product(*sets))
 
 
-# A violation's rule is told less finely, for fewer series: rare sockets are one. Status has the rule itself.
-RARE_SOCKETS = ("socket_raw", "socket_packet", "socket_vsock", "socket_netlink")
+# A violation's rule is told less finely, for fewer series. Status, events and journal have the rule itself.
+TOLD_AS = {
+    **dict.fromkeys(("socket_raw", "socket_packet", "socket_vsock", "socket_netlink"), "socket_other"),
+    **dict.fromkeys(("connect4", "connect6"), "connect"),
+    **dict.fromkeys(("sendmsg4", "sendmsg6"), "sendmsg"),
+    **dict.fromkeys(LSM_RULES, LSM),
+}
 # Rules that a role cannot break: who has a network is refused no packet, and only the gateway needs credit.
 NEVER_BROKEN = (
     ("watcher", "ingress"), ("gateway", "ingress"), ("watcher", "credit"), ("trainer", "credit"),
     ("guard", "credit"), ("watcher", "uplink"), ("gateway", "uplink"),
 )  # fmt: skip
-VIOLATIONS = tuple(
-    pair for pair in _each(STARTED, (*RULES, LSM)) if pair[1] not in RARE_SOCKETS and pair not in NEVER_BROKEN
-)
 
 
 def violation_rule(rule: str) -> str:
     """The rule under which a violation is counted."""
-    return LSM if rule in LSM_RULES else "socket_other" if rule in RARE_SOCKETS else rule
+    return TOLD_AS.get(rule, rule)
+
+
+VIOLATIONS = tuple(
+    pair
+    for pair in _each(STARTED, dict.fromkeys(violation_rule(rule) for rule in (*RULES, LSM)))
+    if pair not in NEVER_BROKEN
+)
 
 
 METRICS = (
@@ -191,8 +182,8 @@ METRICS = (
         "System calls of the trainer, with count_calls.", ("class",), (), "calls",
     ),
     Metric(
-        "homebound_foreign_calls_total", "counter", "32-bit and x32 calls, with count_calls.", ("abi",),
-        _each(ABIS), "calls",
+        "homebound_foreign_calls_total", "counter", "32-bit and x32 calls, with count_calls.", ("abi",), (),
+        "calls",
     ),
     Metric(
         "homebound_event_path_age_seconds", "gauge", "Age of the last event that came through.",
@@ -305,97 +296,3 @@ METRICS = (
     Metric("homebound_collect_errors_total", "counter", "Sources that could not be read in a scrape."),
 )  # fmt: skip
 BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
-
-
-class Metrics:
-    """The metrics of one watcher on ``registry``. ``readers``: one for each source that is read at scrape."""
-
-    def __init__(
-        self,
-        registry: CollectorRegistry,
-        readers: Mapping[Source, Reader],
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        # client_python adds a _created sample to each counter; it doubles the series and tells nothing.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
-        self._readers = readers
-        self._clock = clock
-        self._counters: dict[str, Counter] = {}
-        self._gauges: dict[str, Gauge] = {}
-        self._histograms: dict[str, Histogram] = {}
-        registry.register(self)  # before the counters: an error in this scrape shows in this scrape
-        for metric in METRICS:
-            if metric.source == "counted":
-                self._declare(metric, registry)
-
-    def add(self, name: str, *labels: str, by: float = 1) -> None:
-        """Count. Raises KeyError for a combination that is not declared."""
-        self._check(name, labels)
-        counter = self._counters[name]
-        (counter.labels(*labels) if labels else counter).inc(by)
-
-    def set(self, name: str, value: float, *labels: str) -> None:
-        """Set a gauge. Raises KeyError for a combination that is not declared."""
-        self._check(name, labels)
-        gauge = self._gauges[name]
-        (gauge.labels(*labels) if labels else gauge).set(value)
-
-    def observe(self, name: str, value: float) -> None:
-        """Put a value into a histogram."""
-        self._histograms[name].observe(value)
-
-    def collect(self) -> Iterator[Family]:
-        """What the readers find now; called by the registry at each scrape."""
-        began = self._clock()
-        for source, reader in self._readers.items():
-            try:
-                readings = reader()
-            except (OSError, ValueError, LookupError):
-                self.add("homebound_collect_errors_total")
-                continue
-            yield from (
-                _family(metric, readings.get(metric.name, {}))
-                for metric in METRICS
-                if metric.source == source
-            )
-        took: Mapping[Combination, float] = {(): self._clock() - began}
-        yield _family(BY_NAME["homebound_collect_seconds"], took)
-
-    def _declare(self, metric: Metric, registry: CollectorRegistry) -> None:
-        text, labels = metric.help, metric.labels
-        if metric.type == "histogram":
-            self._histograms[metric.name] = Histogram(
-                metric.name, text, registry=registry, buckets=metric.buckets
-            )
-            return
-        made: Counter | Gauge
-        if metric.type == "counter":
-            made = self._counters[metric.name] = Counter(metric.name, text, labels, registry=registry)
-        else:
-            made = self._gauges[metric.name] = Gauge(metric.name, text, labels, registry=registry)
-        for combination in metric.values:
-            if combination:
-                made.labels(*combination)
-
-    def _check(self, name: str, labels: Combination) -> None:
-        metric = BY_NAME[name]
-        if metric.values and labels not in metric.values:
-            raise KeyError(f"{name} has no labels {labels}")
-
-
-def application(registry: CollectorRegistry) -> WSGIApplication:
-    """The WSGI application that serves ``registry``, with this process's own figures beside ours."""
-    ProcessCollector(registry=registry)
-    return make_wsgi_app(registry)
-
-
-def _family(metric: Metric, reading: Mapping[Combination, float | None]) -> Family:
-    """All declared combinations, 0 where the reading has none; one outside of them only if it is not 0."""
-    kind = CounterMetricFamily if metric.type == "counter" else GaugeMetricFamily
-    family = kind(metric.name, metric.help, labels=metric.labels)
-    beyond = {labels: value for labels, value in reading.items() if value and labels not in metric.values}
-    for labels, value in {**dict.fromkeys(metric.values, 0.0), **beyond}.items():
-        found = reading.get(labels, value)
-        if found is not None:
-            family.add_metric(labels, found)
-    return family

@@ -314,6 +314,14 @@ class KernelSettings:
             "that packet sockets are seen. Roles without a network send nothing there."
         ),
     )
+    security_hooks: bool = field(
+        default=False,
+        metadata=about(
+            "Refuse at the kernel's security hooks (BPF LSM), too, where it has them. Off until you have "
+            "seen a round behind them on your kernel; docs/kernel.md says what was tried. The wall bpf-lsm "
+            "in require switches them on."
+        ),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

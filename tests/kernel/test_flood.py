@@ -82,15 +82,14 @@ def read(watcher: Running) -> Books:
     ours = {name: value for name, value in page.items() if name.startswith("homebound_")}
     all_lost = sum(value for name, value in ours.items() if name.startswith("homebound_events_lost_total"))
     all_seen = sum(value for name, value in ours.items() if name.startswith("homebound_events_total"))
-    lost = ours['homebound_events_lost_total{program="hb_sendmsg4"}']
+    lost = ours['homebound_events_lost_total{stream="refusals"}']
     seen = ours['homebound_events_total{kind="denied"}']
     assert ours["homebound_events_undecoded_total"] == 0
     assert ours["homebound_bpf_failed_lookups_total"] == 0
-    violations = ours['homebound_violations_total{role="trainer",rule="sendmsg4"}']
+    violations = ours['homebound_violations_total{role="trainer",rule="sendmsg"}']
     status = Path(f"/proc/{watcher.process.pid}/status").read_text()
     kilobytes = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
-    found = (int(value) for value in (seen, lost, all_seen, all_lost, violations))
-    return Books(*found, series=len(ours), kilobytes=kilobytes)
+    return Books(int(seen), int(lost), int(all_seen), int(all_lost), int(violations), len(ours), kilobytes)
 
 
 def settled(device: Device, watcher: Running, made: int) -> Books:

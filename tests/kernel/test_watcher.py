@@ -152,7 +152,7 @@ def test_23_attempts_are_23_in_every_place(device: Device) -> None:
         recent = watcher.hear("recent")["events"]
         kept = sum(event["role"] == "trainer" and event["rule"] == "sock_create" for event in recent)
         assert kept == told == counted == 23
-        assert after['homebound_violations_total{role="trainer",rule="connect4"}'] == 0
+        assert after['homebound_violations_total{role="trainer",rule="connect"}'] == 0
         assert after["homebound_collect_errors_total"] == 0
         print(f"watcher: {watcher.pss_kilobytes()} kB PSS, scrape {after['homebound_collect_seconds']:.4f} s")
 

@@ -21,7 +21,7 @@ from typing import Any
 from homebound.books.accounts import Accounts
 from homebound.errors import PermissionMissing, ServiceUnavailable
 from homebound.events import Program, Role, Side
-from homebound.kernel import bpf, bpffs, cgroups, features
+from homebound.kernel import bpf, bpffs, cgroups, features, lsm
 from homebound.kernel.probes import Allowance, Probes, missing
 from homebound.rooms import areas, bounds, granting, instance, metricsport, resolve, siteprobes
 from homebound.rooms.instance import ROLES, Instance
@@ -193,6 +193,8 @@ def _left_out(config: Settings) -> dict[Program, str]:
         Program.CALLS: (config.count_calls, "count_calls"),
         Program.UPLINK: (config.kernel.uplink_meter, "kernel.uplink_meter"),
     }
+    hooks = (config.kernel.security_hooks or "bpf-lsm" in config.require, "kernel.security_hooks")
+    wanted |= dict.fromkeys(lsm.PROGRAMS, hooks)
     return {program: f"switched off by the setting {key}" for program, (on, key) in wanted.items() if not on}
 
 

@@ -20,9 +20,9 @@ from prometheus_client import CollectorRegistry
 from homebound import control, passwords
 from homebound.kernel.maps import EventStream
 from homebound.kernel.usage import OpenFiles
-from homebound.metrics import application
 from homebound.watcher import door, endpoint, page, readings
 from homebound.watcher.app import Watcher, parse
+from homebound.watcher.recording import application
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication

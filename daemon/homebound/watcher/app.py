@@ -28,9 +28,10 @@ from homebound.errors import InternalError
 from homebound.events import Event, Kind
 from homebound.kernel import maps
 from homebound.kernel.usage import OpenFiles
-from homebound.metrics import REASONS, STARTED, WALLS, Metrics, violation_rule
+from homebound.metrics import REASONS, STARTED, WALLS, violation_rule
 from homebound.watcher import page, policy, readings, siteprobes
 from homebound.watcher.policy import Action, CanaryResult, Observation, Strange, Verdict
+from homebound.watcher.recording import Metrics
 from homebound.watcher.sightings import Sightings
 
 # An event wakes at once; this is for what makes no event: an allowed byte of a role that must send none.

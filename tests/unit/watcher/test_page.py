@@ -11,8 +11,9 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from homebound.books.accounts import Task
-from homebound.metrics import Metrics, Readings, Source
+from homebound.metrics import Readings, Source
 from homebound.watcher import page
+from homebound.watcher.recording import Metrics
 
 NOW = 1_800_000_000.0
 SOURCES: tuple[Source, ...] = ("traffic", "denied", "programs", "usage")
