@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from daemon.rig import Daemon
+from homebound.kernel import sources
 
 pytestmark = [
     pytest.mark.root,
@@ -34,7 +35,9 @@ def test_bcc_and_site_probes(daemon: Daemon) -> None:
     daemon.wait("compiled", lambda s: s["state"] == "waiting", COMPILE_SECONDS)
     status = daemon.wait_ready()
     assert status["loader"] == "bcc"
-    assert [program for program in status["programs"] if program["reason"]] == []
+    lacking = {program["name"]: program for program in status["programs"] if program["reason"]}
+    assert {program["need"] for program in lacking.values()} == {"wanted", "off"}
+    assert lacking["hb_process_fork"]["reason"] == sources.TYPES_WANTED
     reasons = {state["name"]: state["reason"] for state in status["site_probes"]}
     assert reasons == {"broken": "broken.c names no licence", "run_queue": ""}
     assert [line for line in daemon.lines() if "probe broken is not loaded" in line]

@@ -20,7 +20,10 @@ Board = Mapping[str, Any]
 EXCUSED: Mapping[tuple[str, str], str] = {}
 VARIABLES = {"$__rate_interval": "5m", "$__range": "1h", "$job": "homebound", "$instance": ".+"}
 # Panels that a device may rightly have nothing for, each with its reason.
-OPTIONAL = {"Probes of the site": "a site may have none of its own"}
+OPTIONAL = {
+    "Probes of the site": "a site may have none of its own",
+    "Foreign calls": "no task of a role makes any, unless it is up to something",
+}
 PANELS = ("timeseries", "stat", "bargauge", "table")
 
 
