@@ -134,8 +134,8 @@ def system_calls() -> Iterator[Any]:
     yield lines(
         Panel(
             "Foreign calls",
-            "Calls of the roles by 32-bit tasks or the x32 interface, which the filters refuse. Empty until there "
-            "is one, and while count_calls is off.",
+            "Calls of the roles by 32-bit tasks or the x32 interface, which the filters refuse. Empty until "
+            "there is one, and while count_calls is off.",
             "short",
             (Query(grown("homebound_foreign_calls_total", "abi"), "{{abi}}"),),
             width=6,
