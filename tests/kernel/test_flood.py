@@ -146,15 +146,20 @@ def test_a_million_events_and_a_churn(device: Device) -> None:
         flood = settled(device, watcher, made)
         flooded = time.monotonic()
         made += run(device, watcher, CHURN, CGROUPS, PROCESSES_EACH)
+        least = all_made(device)
         churn = settled(device, watcher, made)
         print(f"flood {flooded - began:.0f} s, lost {flood.lost}; churn {time.monotonic() - flooded:.0f} s")
         print(f"resident: {before.kilobytes}, {flood.kilobytes}, {churn.kilobytes} kB; {churn.series} series")
     assert made == WARM_UP + FLOOD + CGROUPS * PROCESSES_EACH
     assert device.denied() == {(Role.TRAINER, Rule.SENDMSG4): made}
-    assert counted(device) == ProgramCounts(made, churn.lost, 0)
-    assert churn.seen + churn.lost == made
+    state = counted(device)
+    assert (state.made, state.failed_lookups) == (made, 0)
+    # The stream of refusals has other programs' events, too: an event that the watcher asked for may be lost.
+    assert churn.seen + state.lost == made
+    assert state.lost <= churn.lost
     assert churn.violations == made
-    assert churn.all_seen + churn.all_lost == all_made(device)
+    # Processes of the roles end, and the watcher asks for events, while it is read.
+    assert least <= churn.all_seen + churn.all_lost <= all_made(device)
     assert before.series == flood.series == churn.series < CEILING
     assert max(flood.kilobytes, churn.kilobytes) - before.kilobytes < ROOM_KILOBYTES
 

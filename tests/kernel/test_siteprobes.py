@@ -227,7 +227,7 @@ REFUSED = {
         "raw_tp/sys_enter",
         "return 0;",
         COUNTER + 'labels = { a = ["1", "2"] }',
-        "1 elements, not 2",
+        "1 elements and not 2",
     ),
     "no_such_key": ("raw_tp/sys_enter", "return 0;", "colour = 3", "colour is not a key"),
 }

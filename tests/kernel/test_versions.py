@@ -39,7 +39,7 @@ ODD = {"older": "hb_make_socket", "newer": "hb_bind4"}
 CHANGES: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "older": {
         "sockets.bpf.c": ("", MORE % ("sock_create", "make_socket")),
-        "include/homebound.h": ("#define HB_SYSCALLS_MAX 512", "#define HB_SYSCALLS_MAX 480"),
+        "include/shape.h": ("#define HB_SYSCALLS_MAX 512", "#define HB_SYSCALLS_MAX 480"),
         "include/maps.bpf.h": ("256 * 1024", "64 * 1024"),
     },
     "newer": {

@@ -17,6 +17,7 @@ from homebound.kernel import pins as folders
 from homebound.kernel.job import Job, Loader
 from homebound.kernel.pins import LINKS
 from homebound.kernel.probes import OBJECTS, SHARED_MAPS, Probes
+from homebound.structs import SettingsRecord
 from kernel.conftest import How
 from kernel.rig import unattached
 
@@ -57,7 +58,7 @@ def test_each_falls_out_alone(loader: Loader, pins: Path, device_cgroup: Path, t
     subprocess.run(["make", "-s", "-C", str(sources), f"OUT={tmp_path}", str(built)], check=True)
     fd = os.open(device_cgroup, os.O_RDONLY)
     try:
-        job = Job({"three": ()}, SHARED_MAPS, {}, bytes(16), fd, pins, ())
+        job = Job({"three": ()}, SHARED_MAPS, {}, bytes(SettingsRecord()), fd, pins, ())
         if loader == "bcc":
             reasons = bccchild.load(sources, job)
         else:

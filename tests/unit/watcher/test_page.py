@@ -88,7 +88,7 @@ def test_what_is_wrong_is_said_first() -> None:
     registry, metrics = made()
     metrics.set("homebound_enforce", 0)
     assert "Mode observe" in draw(registry).text
-    metrics.add("homebound_violations_total", "trainer", "connect4", by=23)
+    metrics.add("homebound_violations_total", "trainer", "connect", by=23)
     assert "23 violations" in draw(registry).text
     metrics.set("homebound_training_stopped", 1)
     assert "Nothing trains" in draw(registry).text

@@ -89,7 +89,7 @@ def test_flower_reads_a_key_that_is_signed() -> None:
 
 
 @pytest.mark.parametrize("modulus", [1 << 8, 1 << 23, 1 << 32])
-@pytest.mark.parametrize("seed", [os.urandom(32), b"QUJD" * 11])
+@pytest.mark.parametrize("seed", [os.urandom(32), b"QUJD" * 11], ids=["any", "text"])
 def test_masks_are_those_that_flower_takes_off(modulus: int, seed: bytes) -> None:
     """Also where an array is longer than what is drawn at once."""
     shapes: list[tuple[int, ...]] = [(1,), (CHUNK + 3,), (0,), (2, 3), ()]
