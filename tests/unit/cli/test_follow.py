@@ -176,6 +176,10 @@ def test_top_on_a_terminal_draws_over_itself(run_folder: Path) -> None:
     assert shown.count(b"last refused attempts") == 2
 
 
+# They would count for more than the terminal.
+SIZES = ("COLUMNS", "LINES")
+
+
 @pytest.mark.parametrize(("columns", "rows"), [(100, 30), (79, 24), (60, 20), (44, 12)])
 def test_top_fits_a_small_terminal(run_folder: Path, columns: int, rows: int) -> None:
     """What changes stands at the top, in whole words, and no line is wider than the terminal."""
@@ -185,7 +189,7 @@ def test_top_fits_a_small_terminal(run_folder: Path, columns: int, rows: int) ->
     with daemon(run_folder, [at(23)]):
         done = subprocess.Popen(
             [*words, "--run-folder", str(run_folder)], stdout=theirs, stdin=theirs,
-            env={**{name: value for name, value in os.environ.items() if name != "COLUMNS"}, "TERM": "xterm"},
+            env={**{name: value for name, value in os.environ.items() if name not in SIZES}, "TERM": "xterm"},
         )  # fmt: skip
         os.close(theirs)
         shown = b""
