@@ -30,8 +30,23 @@ _U32, _U64 = ctypes.c_uint32, ctypes.c_uint64
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-class _MapCreate(ctypes.Structure):
-    _fields_ = (("map_type", _U32), ("key_size", _U32), ("value_size", _U32), ("max_entries", _U32))
+class MapCreate(ctypes.Structure):
+    """Attributes of BPF_MAP_CREATE. What is left 0 may be newer than the kernel."""
+
+    _fields_ = (
+        ("type", _U32),
+        ("key_size", _U32),
+        ("value_size", _U32),
+        ("max_entries", _U32),
+        ("map_flags", _U32),
+        ("inner_map_fd", _U32),
+        ("numa_node", _U32),
+        ("map_name", ctypes.c_char * 16),
+        ("map_ifindex", _U32),
+        ("btf_fd", _U32),
+        ("btf_key_type_id", _U32),
+        ("btf_value_type_id", _U32),
+    )
 
 
 class _Element(ctypes.Structure):
@@ -42,7 +57,7 @@ class _Object(ctypes.Structure):
     _fields_ = (("path", _U64), ("fd", _U32), ("flags", _U32))
 
 
-class _Word(ctypes.Structure):
+class Word(ctypes.Structure):
     """Attributes that are one number."""
 
     _fields_ = (("value", _U32),)
@@ -52,9 +67,11 @@ class _Info(ctypes.Structure):
     _fields_ = (("fd", _U32), ("length", _U32), ("info", _U64))
 
 
-class _ProgLoad(ctypes.Structure):
+class ProgLoad(ctypes.Structure):
+    """Attributes of BPF_PROG_LOAD. What is left 0 may be newer than the kernel."""
+
     _fields_ = (
-        ("prog_type", _U32),
+        ("type", _U32),
         ("insn_cnt", _U32),
         ("insns", _U64),
         ("license", _U64),
@@ -63,9 +80,17 @@ class _ProgLoad(ctypes.Structure):
         ("log_buf", _U64),
         ("kern_version", _U32),
         ("prog_flags", _U32),
-        ("prog_name", ctypes.c_char * 16),
-        ("prog_ifindex", _U32),
+        ("name", ctypes.c_char * 16),
+        ("ifindex", _U32),
         ("expected_attach_type", _U32),
+        ("prog_btf_fd", _U32),
+        ("func_info_rec_size", _U32),
+        ("func_info", _U64),
+        ("func_info_cnt", _U32),
+        ("line_info_rec_size", _U32),
+        ("line_info", _U64),
+        ("line_info_cnt", _U32),
+        ("attach_btf_id", _U32),
     )
 
 
@@ -208,7 +233,7 @@ def detach_link(fd: int) -> bool:
     """Take a program from its cgroup now. Removing the last pin does it too, but some time later (the kernel
     leaves it to a worker). False for a link that cannot be detached so, as one to a tracepoint."""
     try:
-        call(LINK_DETACH, _Word(fd))
+        call(LINK_DETACH, Word(fd))
     except OSError as error:
         if error.errno == errno.EOPNOTSUPP:
             return False
@@ -218,12 +243,12 @@ def detach_link(fd: int) -> bool:
 
 def enable_stats() -> int:
     """Have the kernel measure programs as long as the returned descriptor is open (5.8, CAP_SYS_ADMIN)."""
-    return call(ENABLE_STATS, _Word(STATS_RUN_TIME))
+    return call(ENABLE_STATS, Word(STATS_RUN_TIME))
 
 
 def create_array() -> int:
     """The smallest map there is: to see whether maps can be made."""
-    return call(MAP_CREATE, _MapCreate(MAP_TYPE_ARRAY, 4, 4, 1))
+    return call(MAP_CREATE, MapCreate(MAP_TYPE_ARRAY, 4, 4, 1))
 
 
 def load_pass_all() -> int:
@@ -231,7 +256,7 @@ def load_pass_all() -> int:
     # Two instructions: r0 = 1 (BPF_ALU64 | BPF_MOV | BPF_K), exit (BPF_JMP | BPF_EXIT).
     code = ctypes.create_string_buffer(b"\xb7\x00\x00\x00\x01\x00\x00\x00\x95" + bytes(7), 16)
     terms = ctypes.create_string_buffer(b"Dual BSD/GPL")
-    attributes = _ProgLoad(PROG_TYPE_CGROUP_SKB, 2, _address(code), _address(terms))
+    attributes = ProgLoad(PROG_TYPE_CGROUP_SKB, 2, _address(code), _address(terms))
     attributes.expected_attach_type = ATTACH_CGROUP_INET_EGRESS
     return call(PROG_LOAD, attributes)
 

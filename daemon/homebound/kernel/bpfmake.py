@@ -18,55 +18,12 @@ from homebound.kernel.bytecode import Shape
 
 OBJ_PIN, RAW_TRACEPOINT_OPEN, BTF_LOAD, MAP_FREEZE, LINK_CREATE = 6, 17, 18, 22, 28
 F_RDONLY_PROG = 1 << 7
-TYPE_ARRAY = 2
 # sk, inode, task, cgroup: the kernel wants to be told the types of these.
 STORAGES = (24, 28, 29, 32)
 LOG_BYTES = 1 << 20
 BTF_INT, BTF_STRUCT = 1, 4
 
 _U32, _U64 = ctypes.c_uint32, ctypes.c_uint64
-
-
-class _MapCreate(ctypes.Structure):
-    _fields_ = (
-        ("type", _U32),
-        ("key_size", _U32),
-        ("value_size", _U32),
-        ("max_entries", _U32),
-        ("map_flags", _U32),
-        ("inner_map_fd", _U32),
-        ("numa_node", _U32),
-        ("map_name", ctypes.c_char * 16),
-        ("map_ifindex", _U32),
-        ("btf_fd", _U32),
-        ("btf_key_type_id", _U32),
-        ("btf_value_type_id", _U32),
-    )
-
-
-class _ProgLoad(ctypes.Structure):
-    _fields_ = (
-        ("type", _U32),
-        ("insn_cnt", _U32),
-        ("insns", _U64),
-        ("license", _U64),
-        ("log_level", _U32),
-        ("log_size", _U32),
-        ("log_buf", _U64),
-        ("kern_version", _U32),
-        ("prog_flags", _U32),
-        ("name", ctypes.c_char * 16),
-        ("ifindex", _U32),
-        ("expected_attach_type", _U32),
-        ("prog_btf_fd", _U32),
-        ("func_info_rec_size", _U32),
-        ("func_info", _U64),
-        ("func_info_cnt", _U32),
-        ("line_info_rec_size", _U32),
-        ("line_info", _U64),
-        ("line_info_cnt", _U32),
-        ("attach_btf_id", _U32),
-    )
 
 
 class _BtfLoad(ctypes.Structure):
@@ -85,10 +42,6 @@ class _RawTracepoint(ctypes.Structure):
     _fields_ = (("name", _U64), ("program", _U32))
 
 
-class _Word(ctypes.Structure):
-    _fields_ = (("value", _U32),)
-
-
 @dataclass(frozen=True)
 class ProgramKind:
     """What the kernel wants to know of a program before it verifies it. ``btf_id``: of the hook's type."""
@@ -100,7 +53,7 @@ class ProgramKind:
 
 def create_map(shape: Shape) -> int:
     """Make a map."""
-    wanted = _MapCreate(shape.type, shape.key_bytes, shape.value_bytes, shape.entries, shape.flags)
+    wanted = bpf.MapCreate(shape.type, shape.key_bytes, shape.value_bytes, shape.entries, shape.flags)
     wanted.map_name = shape.name.encode()[:15]
     if not (shape.locked or shape.type in STORAGES):
         return bpf.call(bpf.MAP_CREATE, wanted)
@@ -113,10 +66,10 @@ def create_map(shape: Shape) -> int:
 
 def create_constants(name: str, value: bytes) -> int:
     """A map of one value that nobody changes from now on: the verifier reads it as constants."""
-    shape = Shape(name, 0, TYPE_ARRAY, 1, F_RDONLY_PROG, 4, len(value), 0)
+    shape = Shape(name, 0, bpf.MAP_TYPE_ARRAY, 1, F_RDONLY_PROG, 4, len(value), 0)
     fd = create_map(shape)
     bpf.update(fd, bytes(4), value)
-    bpf.call(MAP_FREEZE, _Word(fd))
+    bpf.call(MAP_FREEZE, bpf.Word(fd))
     return fd
 
 
@@ -124,7 +77,7 @@ def load_program(name: str, kind: ProgramKind, instructions: bytes, terms: str) 
     """Have the kernel verify a program. Raises OSError; the verifier's last words are its text."""
     code = ctypes.create_string_buffer(instructions, len(instructions))
     text = ctypes.create_string_buffer(terms.encode())
-    wanted = _ProgLoad(kind.type, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(text))
+    wanted = bpf.ProgLoad(kind.type, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(text))
     wanted.name = name.encode()[:15]
     wanted.expected_attach_type, wanted.attach_btf_id = kind.attach_type, kind.btf_id
     try:
