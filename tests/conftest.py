@@ -16,6 +16,8 @@ import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+# One worker runs such a folder alone: its tests share a machine, or look at what all of them left behind.
+TOGETHER = ("leaks", "system")
 
 
 def need_of_root(euid: int, environ: Mapping[str, str]) -> Literal["run", "skip", "fail"]:
@@ -36,6 +38,15 @@ def pytest_configure() -> None:
     hypothesis.settings.load_profile("untimed")
     inherited = os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "daemon"), inherited]))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file on one worker, since they share fixtures, and those of some folders too."""
+    for item in items:
+        place = item.path.relative_to(ROOT / "tests")
+        name = place.parts[0] if place.parts[0] in TOGETHER else str(place)
+        item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -58,9 +58,9 @@ def _ask(host: str, seconds: float, told: Told) -> str:
     deadline = time.monotonic() + seconds
     words = [sys.executable, "-I", "-c", QUESTION, host]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
-        while time.monotonic() < deadline and not told():
+        while (left := deadline - time.monotonic()) > 0 and not told():
             try:
-                return child.communicate(timeout=LOOK_SECONDS)[0]
+                return child.communicate(timeout=min(left, LOOK_SECONDS))[0]
             except subprocess.TimeoutExpired:
                 continue
         child.kill()
