@@ -55,6 +55,17 @@ def make_daemon(
         daemon.clear()
 
 
+@pytest.fixture(scope="module")
+def running(make_daemon: MakeDaemon) -> Iterator[Daemon]:
+    """A device that runs for all tests of a file, which leave it running."""
+    daemon = make_daemon()
+    daemon.start()
+    daemon.wait_ready()
+    yield daemon
+    assert daemon.stop().status == 0
+    assert daemon.leftovers() == []
+
+
 @pytest.fixture
 def daemon(make_daemon: MakeDaemon) -> Iterator[Daemon]:
     """A device of one test, installed and not started. The test must end it, and nothing may be left."""

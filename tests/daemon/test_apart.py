@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from daemon.conftest import MakeDaemon
 from daemon.rig import ROLES, TRAINER, Daemon
 from homebound.demo.superlink import ADDRESS
 
@@ -49,16 +48,6 @@ ways = {
 found = {name: [attempt(*way) for _ in range(count)] for name, way in ways.items()}
 json.dump({"allowed": [attempt(V4, TCP, ("127.0.0.1", allowed))], **found}, sys.stdout)
 """
-
-
-@pytest.fixture(scope="module")
-def running(make_daemon: MakeDaemon) -> Iterator[Daemon]:
-    daemon = make_daemon()
-    daemon.start()
-    daemon.wait_ready()
-    yield daemon
-    assert daemon.stop().status == 0
-    assert daemon.leftovers() == []
 
 
 @pytest.fixture

@@ -10,12 +10,11 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from daemon.conftest import NO_UPDATE, MakeDaemon
+from daemon.conftest import NO_UPDATE
 from daemon.federation import Federation
 from daemon.rig import ROLES, Daemon, Document, Ended, after, is_up, until, user
 
@@ -161,16 +160,6 @@ def test_killed_daemon_and_the_next_one(daemon: Daemon, federation: Federation) 
     assert (status["unaccounted_bytes"], status["violations"]) == (0, [])
     assert daemon.stop().status == 0
     daemon.namespaces |= namespaces
-
-
-@pytest.fixture(scope="module")
-def running(make_daemon: MakeDaemon) -> Iterator[Daemon]:
-    daemon = make_daemon()
-    daemon.start()
-    daemon.wait_ready()
-    yield daemon
-    assert daemon.stop().status == 0
-    assert daemon.leftovers() == []
 
 
 @pytest.mark.parametrize(

@@ -69,14 +69,20 @@ def test_nobody_there_and_then_somebody(daemon: Daemon, federation: Federation) 
     relay.cut()
 
 
-def test_gone_in_mid_round_and_back(daemon: Daemon, federation: Federation, relay: Relay) -> None:
-    """The update waits in the outbox, and is sent by itself."""
+def cut_in_mid_round(daemon: Daemon, federation: Federation, relay: Relay) -> str:
+    """Start the device, and take its way to the federation away while it trains; what to ask the reply by."""
     daemon.config["federation"]["address"] = f"{LOOPBACK}:{relay.port}"
     daemon.start()
     daemon.wait_ready()
     order = federation.send(daemon.node, "hangs", 1.0)
     daemon.wait("training", lambda s: s["state"] == "training")
     relay.cut()
+    return order
+
+
+def test_gone_in_mid_round_and_back(daemon: Daemon, federation: Federation, relay: Relay) -> None:
+    """The update waits in the outbox, and is sent by itself."""
+    order = cut_in_mid_round(daemon, federation, relay)
     status = daemon.wait("released", lambda s: s["released"]["updates"] == 1 and away(s))
     assert status["federation"]["reason"] in ("gone", "unreachable")
     until("the update in the outbox", lambda: [name[-6:] for name in daemon.outbox] == [".reply"])
@@ -91,12 +97,7 @@ def test_gone_in_mid_round_and_back(daemon: Daemon, federation: Federation, rela
 
 def test_update_outlives_the_daemon(daemon: Daemon, federation: Federation, relay: Relay) -> None:
     """Released while the federation was away, then the daemon is killed: the next one sends it."""
-    daemon.config["federation"]["address"] = f"{LOOPBACK}:{relay.port}"
-    daemon.start()
-    daemon.wait_ready()
-    order = federation.send(daemon.node, "hangs", 1.0)
-    daemon.wait("training", lambda s: s["state"] == "training")
-    relay.cut()
+    order = cut_in_mid_round(daemon, federation, relay)
     until("the update in the outbox", lambda: [name[-6:] for name in daemon.outbox] == [".reply"])
     daemon.kill()
     relay.open()

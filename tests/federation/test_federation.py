@@ -179,9 +179,10 @@ def test_refusal_tells_nothing(tmp_path: Path, app: App, superlink: SuperLink, o
     assert "not_finite" not in log
 
 
-def test_link_lost_in_mid_round_and_back(
+def cut_in_mid_round(
     tmp_path: Path, app: App, superlink: SuperLink, operator: Operator
-) -> None:
+) -> tuple[Device, Relay, int]:
+    """A device whose link went while it trained, with its update in the outbox; the link; the run."""
     relay, gate = Relay(superlink.port), Gate()
     relay.open()
     device = Device(tmp_path / "device", settings(superlink, app, relay.port), gate)
@@ -191,11 +192,18 @@ def test_link_lost_in_mid_round_and_back(
     assert gate.entered.wait(RUN_SECONDS)
     relay.cut()
     gate.open.set()
-    device.wait_for("disconnected")
     deadline = time.monotonic() + 10
     while not list((device.state / "outbox").glob("*.reply")):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    return device, relay, run
+
+
+def test_link_lost_in_mid_round_and_back(
+    tmp_path: Path, app: App, superlink: SuperLink, operator: Operator
+) -> None:
+    device, relay, run = cut_in_mid_round(tmp_path, app, superlink, operator)
+    device.wait_for("disconnected")
     relay.open()
     state = operator.wait(run, RUN_SECONDS)
     assert state.outcome == "completed", state
@@ -275,19 +283,7 @@ def test_update_survives_the_gateway(
     tmp_path: Path, app: App, superlink: SuperLink, operator: Operator
 ) -> None:
     """Released while the link was away, gateway killed: the update is sent after the restart."""
-    relay, gate = Relay(superlink.port), Gate()
-    relay.open()
-    device = Device(tmp_path / "device", settings(superlink, app, relay.port), gate)
-    device.start()
-    device.wait_for("connected")
-    run = operator.start(app, ONE_ROUND)
-    assert gate.entered.wait(RUN_SECONDS)
-    relay.cut()
-    gate.open.set()
-    deadline = time.monotonic() + 10
-    while not list((device.state / "outbox").glob("*.reply")):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    device, relay, run = cut_in_mid_round(tmp_path, app, superlink, operator)
     device.kill()
     relay.open()
     again = Device(tmp_path / "device", settings(superlink, app, relay.port))
