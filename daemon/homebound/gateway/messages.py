@@ -106,10 +106,10 @@ def _round(message: Message) -> int:
 
 def update(given: Assignment, round_number: int, records: Records) -> Parcel:
     """The reply with a released update."""
-    return _parcel(given, round_number, lambda: Message(_content(records), reply_to=given.message), True)
+    return _parcel(given, round_number, lambda: Message(as_content(records), reply_to=given.message), True)
 
 
-def _content(records: Records) -> RecordDict:
+def as_content(records: Records) -> RecordDict:
     """The records as Flower's. Masked arrays travel as bytes among the values of their stage."""
     content = from_records(records)
     masked = content.array_records.get(MASKED)

@@ -21,13 +21,13 @@ from flwr.server.workflow.constant import MAIN_CONFIGS_RECORD, MAIN_PARAMS_RECOR
 from flwr.supercore.task_identity import TaskIdentity
 
 from homebound.books.signing import Signer
-from homebound.gateway.messages import MASKED
+from homebound.gateway.messages import MASKED, as_content
 from homebound.guard import release
 from homebound.guard.checks import Refusal, bucket
 from homebound.guard.release import Release, Task
 from homebound.guard.secagg import forms
 from homebound.guard.secagg.session import Session
-from homebound.recorddict import from_records, to_records
+from homebound.recorddict import to_records
 from homebound.records import Record, Records
 from homebound.settings import GuardSettings
 
@@ -113,16 +113,6 @@ class Grid:
     def _is_away(self, node: int, stage: str) -> bool:
         order = [forms.SETUP, forms.SHARE_KEYS, forms.COLLECT, forms.UNMASK]
         return node in self.lost and order.index(stage) >= order.index(self.lost[node])
-
-
-def as_content(records: Records) -> RecordDict:
-    """As gateway.messages makes a reply of a release."""
-    content = from_records(records)
-    masked = content.array_records.get(MASKED)
-    if masked is not None:
-        del content[MASKED]
-        content[MASKED] = ConfigRecord({"masked_params": [array.data for array in masked.values()]})
-    return content
 
 
 class Sampled(FedAvg):
