@@ -10,14 +10,28 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parent.parent
 # One worker runs such a folder alone: its tests share a machine, or look at what all of them left behind.
-TOGETHER = ("leaks", "system")
+TOGETHER = ("tests/leaks", "tests/system")
+
+
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+    """The tests of a file go to one worker, since they share fixtures; those of some folders, too."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """How tests are shared out where there are several workers."""
+    return ByFile(config, log)
 
 
 def need_of_root(euid: int, environ: Mapping[str, str]) -> Literal["run", "skip", "fail"]:
@@ -38,15 +52,6 @@ def pytest_configure() -> None:
     hypothesis.settings.load_profile("untimed")
     inherited = os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "daemon"), inherited]))
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file on one worker, since they share fixtures, and those of some folders too."""
-    for item in items:
-        place = item.path.relative_to(ROOT / "tests")
-        name = place.parts[0] if place.parts[0] in TOGETHER else str(place)
-        item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.hookimpl(tryfirst=True)
