@@ -1,11 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // bargauge: the newest values, a bar each.
-import { BarGauge } from "@grafana/ui";
-
-import { Newest } from "./newest.jsx";
+import { getDisplayValueAlignmentFactors, getFieldDisplayValues } from "@grafana/data";
+import { BarGauge, VizRepeater } from "@grafana/ui";
 
 export function Bars({ frames, panel, width, height, theme }) {
   const { options } = panel;
+  const read = () =>
+    getFieldDisplayValues({
+      data: frames,
+      fieldConfig: panel.fieldConfig,
+      reduceOptions: options.reduceOptions,
+      replaceVariables: (text) => text,
+      theme,
+      timeZone: "utc",
+    });
   const draw = ({ value, width: wide, height: tall, alignmentFactors, orientation }) => (
     <BarGauge
       value={value.display}
@@ -26,16 +34,18 @@ export function Bars({ frames, panel, width, height, theme }) {
     />
   );
   return (
-    <Newest
-      frames={frames}
-      panel={panel}
-      theme={theme}
+    <VizRepeater
+      getValues={read}
+      getAlignmentFactors={getDisplayValueAlignmentFactors}
       renderValue={draw}
       width={width}
       height={height}
+      source={frames}
       itemSpacing={10}
+      renderCounter={1}
       minVizHeight={options.minVizHeight ?? 16}
       maxVizHeight={options.maxVizHeight ?? 300}
+      orientation={options.orientation}
     />
   );
 }

@@ -1,11 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // stat: the newest values, large.
-import { BigValue } from "@grafana/ui";
-
-import { Newest } from "./newest.jsx";
+import { getDisplayValueAlignmentFactors, getFieldDisplayValues } from "@grafana/data";
+import { BigValue, VizRepeater } from "@grafana/ui";
 
 export function Values({ frames, panel, width, height, theme }) {
   const { options } = panel;
+  const read = () =>
+    getFieldDisplayValues({
+      data: frames,
+      fieldConfig: panel.fieldConfig,
+      reduceOptions: options.reduceOptions,
+      replaceVariables: (text) => text,
+      theme,
+      timeZone: "utc",
+    });
   const draw = ({ value, width: wide, height: tall, alignmentFactors, count }) => (
     <BigValue
       value={value.display}
@@ -22,15 +30,17 @@ export function Values({ frames, panel, width, height, theme }) {
     />
   );
   return (
-    <Newest
-      frames={frames}
-      panel={panel}
-      theme={theme}
+    <VizRepeater
+      getValues={read}
+      getAlignmentFactors={getDisplayValueAlignmentFactors}
       renderValue={draw}
       width={width}
       height={height}
+      source={frames}
       itemSpacing={3}
+      renderCounter={1}
       autoGrid
+      orientation={options.orientation}
     />
   );
 }
