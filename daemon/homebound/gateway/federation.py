@@ -88,6 +88,8 @@ HEARTBEAT_PAUSE = 20.0
 REQUEST_SECONDS = 30.0
 # A ServerApp sends the objects of a message after the message: how often to ask for one, and how long.
 OBJECT_PAUSE, OBJECT_SECONDS = 0.05, 60.0
+# In place of an upload's number: whichever one waits for the object. Nobody may: then it is there, or too late.
+ANY_UPLOAD = ""
 
 Scalar = str | int | float | bool
 
@@ -280,6 +282,9 @@ class Federation:
     def deliver(self, parcel: Parcel, *, again: bool) -> None:
         """Send a reply whole; ``again`` if it may have been sent before.
 
+        A server part takes the head of a reply and waits for the objects; from then on Flower has forgotten the
+        message that the reply answers, and asks for nothing when the head comes again. So the second time every
+        object is offered without the number of an upload, and Flower finds the one that still misses it.
         Raises FederationError; if it ends the task, sending again is pointless.
         """
         self._signer.task = parcel.task
@@ -302,6 +307,8 @@ class Federation:
         for name, part in parcel.objects:
             if name in wanted:
                 self._push_object(parcel, answer.session_id, name, part)
+            elif not wanted:
+                self._push_object(parcel, ANY_UPLOAD, name, part)
 
     def leave(self, seconds: float) -> None:
         """End the session and close; a failure does not matter, for it ends by itself after a minute."""
@@ -364,7 +371,7 @@ class Federation:
                     object_content=part,
                 )
             )
-        if not answer.stored:
+        if not answer.stored and session != ANY_UPLOAD:
             raise FederationError(Trouble.GONE, "it gave up the upload")
 
     @contextlib.contextmanager
