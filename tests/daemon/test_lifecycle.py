@@ -17,13 +17,14 @@ import pytest
 from daemon.conftest import NO_UPDATE
 from daemon.federation import Federation
 from daemon.rig import ROLES, Daemon, Document, Ended, after, is_up, until, user
+from homebound.supervisor.silence import PROMISED_SECONDS
 
 pytestmark = [
     pytest.mark.root,
     # Flower's bundle builder uses a name that pathspec gives up; nothing of ours does.
     pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning"),
 ]
-STOP_SECONDS, TRAINER_SECONDS, SILENCE_SECONDS = 5.0, 1.0, 5.0
+STOP_SECONDS, TRAINER_SECONDS = 5.0, 1.0
 # Flower's own code for a node that is not there.
 UNAVAILABLE = 5
 
@@ -180,7 +181,7 @@ def test_role_that_dies_or_hangs(
     began = time.monotonic()
     os.kill(pids[role], number)
     gone = until("the trainer's end", lambda: user(pids["trainer"]) == -1)
-    assert gone < (SILENCE_SECONDS if number == signal.SIGSTOP else TRAINER_SECONDS)
+    assert gone < (PROMISED_SECONDS if number == signal.SIGSTOP else TRAINER_SECONDS)
     again = running.wait("all back", lambda s: is_back(s, pids, role))
     back = time.monotonic() - began
     print(f"{role} {number.name}: trainer gone after {gone:.3f} s, all back after {back:.2f} s")

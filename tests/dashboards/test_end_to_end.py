@@ -218,7 +218,7 @@ def test_bytes_that_nobody_declared(stage: Stage) -> None:
 def test_a_flood_loses_events_and_no_count(stage: Stage) -> None:
     labels = f'instance="{stage.leaky.name}", role="trainer", rule="sock_create"'
     watcher = stage.leaky.pid("watcher")
-    os.kill(watcher, signal.SIGSTOP)  # it gets no processor time; in 3 s it would be replaced
+    os.kill(watcher, signal.SIGSTOP)  # it gets no processor time; in 4 s it would be replaced
     try:
         done = enter(stage.leaky, "trainer", KNOCK, str(FLOOD))
     finally:

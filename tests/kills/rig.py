@@ -152,7 +152,8 @@ class Monitor(threading.Thread):
 
 @dataclass
 class Killing:
-    """One device through many kills. ``tally``: how often each kind of point was killed at."""
+    """One device through many kills. ``tally``: how often each kind of point was killed at; ``starved``: how
+    often a round was asked for again because the watcher had got no processor."""
 
     device: Daemon
     receiver: Receiver
@@ -160,6 +161,7 @@ class Killing:
     monitor: Monitor
     squatter: Squatter | None = None
     tally: Counter[str] = field(default_factory=Counter)
+    starved: int = 0
 
     def start(self) -> None:
         """Start the device with the hook in its supervisor."""

@@ -3,7 +3,7 @@
 trainer runs unwatched, the next start opens no window and removes what is left, the ledger is whole.
 
 A sample of the points by default; all of them with KILLS=all (make test-kills), which takes half an hour;
-those of some phases with KILLS=round+stop.
+those of some phases with KILLS=round+stop. KILLS_SECONDS=900 begins no life after so long.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import signal
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pytest
 
@@ -28,8 +27,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning"),
 ]
 SAMPLE, LEAST = 24, 200
-REPLY_SECONDS, TRIES = 70.0, 3
-LOST: Mapping[str, Any] = {"outcome": "lost"}
+# A server part that waits for the rest of a reply looks for it less and less often, at last every 12 s.
+REPLY_SECONDS = 70.0
+# A watcher that gets no processor on a busy machine ends the training in hand, as promised: the one reason to
+# ask again. The last line of a run says how often that was.
+SILENT, TRIES = "homebound: the watcher failed: silent", 3
 # Starts that are cut short follow one another, each over what the one before left; then one must come up.
 STARTS_IN_A_ROW = 8
 
@@ -54,22 +56,28 @@ def test_killed_at_every_point(killing: Killing, restless: Federation) -> None:
     chosen = points if wanted == "all" else [point for point in points if point.phase in wanted.split("+")]
     chosen = chosen or sample(points, SAMPLE)
     planned = lives(chosen)
+    limit = float(os.environ.get("KILLS_SECONDS", "inf"))
+    lived = 0
     for number, life in enumerate(planned):
+        if time.monotonic() - began > limit:
+            say(f"{len(planned) - number} of {len(planned)} lives are left out: {limit:.0f} s are over")
+            break
+        lived += len(life)
         said = f"{number + 1}/{len(planned)} {time.monotonic() - began:.0f} s"
         say(f"{said} {[(p.phase, p.victim, p.step or p.moment) for p in life]}")
         live(killing, restless, life)
         if life[0].phase == "start" and number % STARTS_IN_A_ROW == STARTS_IN_A_ROW - 1:
             come_up_and_die(killing, restless)
     finish(killing, restless)
-    total = sum(count for name, count in killing.tally.items() if name != "(answers lost)")
+    total = killing.tally.total()
     say(
-        f"{total} kills of {len(chosen)} planned in {time.monotonic() - began:.0f} s: {dict(killing.tally)};"
-        f" longest unwatched {killing.monitor.longest * 1000:.0f} ms of {killing.monitor.running} looks at a"
-        f" running trainer"
+        f"{total} kills at {lived} of {len(chosen)} points in {time.monotonic() - began:.0f} s:"
+        f" {dict(killing.tally)}; longest unwatched {killing.monitor.longest * 1000:.0f} ms of {killing.monitor.running} looks at a"
+        f" running trainer; asked again for a starved watcher {killing.starved} times"
     )
     assert killing.monitor.running > 0
-    assert total > 0.7 * len(chosen), "most points are reached"
-    assert total >= LEAST or chosen is not points
+    assert total > 0.7 * lived, "most points are reached"
+    assert total >= LEAST or lived < len(points)
 
 
 def record(killing: Killing, federation: Federation) -> Mapping[str, Sequence[str]]:
@@ -93,10 +101,13 @@ def record(killing: Killing, federation: Federation) -> Mapping[str, Sequence[st
 def order(killing: Killing, federation: Federation) -> None:
     """A round that goes well."""
     before = len(killing.device.entries())
-    # On a busy machine the watcher may be silent for 3 s, which ends the training in hand: then once more.
     for _ in range(TRIES):
-        if federation.ask(killing.device.node)["outcome"] == "update":
+        said = len(killing.device.lines())
+        reply = federation.ask(killing.device.node)
+        if reply["outcome"] == "update":
             break
+        assert SILENT in killing.device.lines()[said:], (reply, killing.device.lines()[-20:])
+        killing.starved += 1
         killing.wait("all back", healthy)
     else:
         raise AssertionError(killing.device.lines()[-20:])
@@ -196,28 +207,17 @@ def in_a_round(killing: Killing, federation: Federation, point: Point) -> None:
         killing.plan("round")
         killing.start()
         killing.wait_up()
-    reply = reply_to(killing, federation, sent)
+    reply = federation.reply(sent, REPLY_SECONDS)
     if killing.killed():
         killing.count("round", point.victim)
     killing.plan("round")
-    assert reply in (NO_UPDATE, LOST) or reply["outcome"] == "update", reply
+    assert reply == NO_UPDATE or reply["outcome"] == "update", reply
     killing.wait("all back", healthy)
     killing.check()
     released = [entry.kind for entry in killing.device.entries()[before:]].count("release")
-    assert released == (reply["outcome"] == "update") or reply in (NO_UPDATE, LOST)
+    # A release that its gateway did not live to keep stands in the ledger and was never sent.
+    assert released == 1 or (released == 0 and reply == NO_UPDATE)
     order(killing, federation)
-
-
-def reply_to(killing: Killing, federation: Federation, sent: str) -> Mapping[str, Any]:
-    """What the federation got. A server that had taken the head of an answer when its sender died waits for
-    the rest for ever (Flower 1.42): then the answer is lost, and the server starts a new run."""
-    try:
-        return federation.reply(sent, REPLY_SECONDS)
-    except AssertionError:
-        assert federation.operator.state(federation.run).status == "running"
-        federation.begin()
-        killing.tally["(answers lost)"] += 1
-        return LOST
 
 
 def stop(killing: Killing, point: Point) -> None:

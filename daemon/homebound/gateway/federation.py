@@ -88,7 +88,7 @@ HEARTBEAT_PAUSE = 20.0
 REQUEST_SECONDS = 30.0
 # A ServerApp sends the objects of a message after the message: how often to ask for one, and how long.
 OBJECT_PAUSE, OBJECT_SECONDS = 0.05, 60.0
-# In place of an upload's number: whichever one waits for the object. Nobody may: then it is there, or too late.
+# In place of an upload's number: whichever waits for the object. If none does, it is there, or too late.
 ANY_UPLOAD = ""
 
 Scalar = str | int | float | bool
@@ -282,8 +282,8 @@ class Federation:
     def deliver(self, parcel: Parcel, *, again: bool) -> None:
         """Send a reply whole; ``again`` if it may have been sent before.
 
-        A server part takes the head of a reply and waits for the objects; from then on Flower has forgotten the
-        message that the reply answers, and asks for nothing when the head comes again. So the second time every
+        A server part takes the head of a reply and waits for the objects; from then on Flower has forgotten
+        the message that the reply answers, and asks for nothing when the head comes again. So then every
         object is offered without the number of an upload, and Flower finds the one that still misses it.
         Raises FederationError; if it ends the task, sending again is pointless.
         """

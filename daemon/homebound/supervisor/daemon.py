@@ -21,7 +21,7 @@ from homebound.errors import ConfigError, HomeboundError
 from homebound.events import Role
 from homebound.rooms import instance, launch, roles, walls
 from homebound.rooms.patience import ToldToStop
-from homebound.supervisor import goodbye, notify, reconciling, reload, status
+from homebound.supervisor import goodbye, notify, reconciling, reload, silence, status
 from homebound.supervisor.life import Life, Trials
 from homebound.supervisor.loop import Loop
 from homebound.supervisor.roster import Member, Roster
@@ -29,8 +29,6 @@ from homebound.supervisor.sockets import GatewaySockets, of_cgroup
 from homebound.supervisor.trainerlog import TrainerLog
 from homebound.supervisor.uplinks import Uplinks
 
-# The watcher speaks every second; a silence of this many seconds freezes the trainer.
-SILENCE_SECONDS = 3.0
 USAGE_SECONDS = 5.0
 
 
@@ -138,10 +136,11 @@ class Supervisor:
         finally:
             for fd in fds.values():
                 os.close(fd)
-        self.life.last_beat, self.life.watched = self.clock(), False
+        self.life.watched = False
+        self.life.silence.broken(self.clock())
         self._joined(member)
         self._report(accounts.to_report(self.accounts))  # a new watcher goes on with the old books
-        self.loop.after("beat", 1.0, self._check_beat)
+        self.loop.after("beat", silence.LOOK_SECONDS, self._check_beat)
         self.loop.after("usage", 0.0, self._send_usage)
 
     def _start_data_path(self) -> None:
@@ -274,7 +273,7 @@ class Supervisor:
 
     def _heard_watcher(self, kind: Any, message: dict[str, Any]) -> None:
         if kind == "beat":
-            self.life.last_beat = self.clock()
+            self.life.silence.broken(self.clock())
             if not self.life.watched:
                 self.life.watched = True
                 self.life.troubles.pop("watcher", None)
@@ -356,10 +355,10 @@ class Supervisor:
         self._trainer_if_due(self.life.pause(Role.TRAINER))
 
     def _check_beat(self) -> None:
-        self.loop.after("beat", 1.0, self._check_beat)
-        silent = self.clock() - self.life.last_beat
-        patience = SILENCE_SECONDS if self.life.watched else launch.START_SECONDS
-        if silent < SILENCE_SECONDS:
+        self.loop.after("beat", silence.LOOK_SECONDS, self._check_beat)
+        silent = self.life.silence.look(self.clock())
+        patience = silence.LIMIT_SECONDS if self.life.watched else launch.START_SECONDS
+        if silent < silence.LIMIT_SECONDS:
             self.notify.alive(status.line(self))
         if Role.WATCHER not in self.roster.members or silent < patience:
             return

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the supervisor remembers besides the accounts: state, the canary's last flight, violations, failures.
 
-May import: rooms.canary, events, settings.
+May import: rooms.canary, events, settings, supervisor.silence.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from homebound.events import Role
 from homebound.rooms.canary import Trial
 from homebound.settings import Settings
+from homebound.supervisor.silence import Silence
 
 RESTART_FIRST, RESTART_MOST = 0.5, 30.0
 # A role that ran this long is trusted again: its next restart is quick.
@@ -67,7 +68,7 @@ class Life:
     violations: dict[tuple[str, str], Violation] = field(default_factory=dict)
     recent: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=RECENT))
     failures: dict[Role, int] = field(default_factory=dict)
-    last_beat: float = 0.0
+    silence: Silence = field(default_factory=Silence)
     # Whether the watcher that runs now has been heard.
     watched: bool = False
     trainer_wanted: bool = False
