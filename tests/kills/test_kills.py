@@ -72,8 +72,9 @@ def test_killed_at_every_point(killing: Killing, restless: Federation) -> None:
     total = killing.tally.total()
     say(
         f"{total} kills at {lived} of {len(chosen)} points in {time.monotonic() - began:.0f} s:"
-        f" {dict(killing.tally)}; longest unwatched {killing.monitor.longest * 1000:.0f} ms of {killing.monitor.running} looks at a"
-        f" running trainer; asked again for a starved watcher {killing.starved} times"
+        f" {dict(killing.tally)}; longest unwatched {killing.monitor.longest * 1000:.0f} ms"
+        f" of {killing.monitor.running} looks at a running trainer;"
+        f" asked again for a starved watcher {killing.starved} times"
     )
     assert killing.monitor.running > 0
     assert total > 0.7 * lived, "most points are reached"
