@@ -52,13 +52,17 @@ MACHINE = re.compile(
 )
 BRANCHES = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.Match)
 H = "daemon/homebound/"
+SECRETS = tuple(f"{H}{name}.py" for name in ("books/signing", "guard/noise", "guard/secagg/sealing"))
 # Where a third-party (or a sharp standard) module may be imported. Tests are free; the rest is refused.
 PLACES: dict[str, tuple[str, ...]] = {
     "annotated_types": (f"{H}settings.py", f"{H}valuekinds.py", f"{H}config/reference.py"),
     "bcc": (f"{H}kernel/",),
     "click": (f"{H}cli/", f"{H}gateway/identity.py"),  # Flower's builder raises click's errors
-    "cryptography": (f"{H}gateway/", f"{H}books/signing.py", f"{H}guard/secagg/sealing.py", f"{H}demo/"),
-    "ctypes": (f"{H}kernel/", f"{H}leaktest/", f"{H}rooms/canary.py", f"{H}events.py", f"{H}structs.py"),
+    "cryptography": (f"{H}gateway/", f"{H}demo/", *SECRETS),
+    "ctypes": (
+        f"{H}kernel/", f"{H}leaktest/", f"{H}rooms/canary.py", f"{H}guard/memory.py", f"{H}events.py",
+        f"{H}structs.py",
+    ),
     "flwr": (
         f"{H}recorddict.py", f"{H}trainer/app.py", f"{H}gateway/federation.py", f"{H}gateway/messages.py",
         f"{H}gateway/identity.py", f"{H}demo/", "examples/",

@@ -19,8 +19,9 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from homebound.guard import privacy, release
+from homebound.guard import release
 from homebound.guard.checks import Refusal
+from homebound.guard.noise import gaussian
 from homebound.guard.release import Task
 from homebound.records import Record, Records
 from homebound.settings import GuardSettings
@@ -112,7 +113,7 @@ def judged(update: Records, guard: GuardSettings, seed: int) -> Records | None:
     """What the guard lets out of it; None when it refuses."""
     draw = np.random.default_rng([99, seed])
     task = Task("t", "r", 1, "train", start())
-    decision = release.decide(task, update, guard, lambda count: privacy.gaussian(count, draw.bytes))
+    decision = release.decide(task, update, guard, lambda count: gaussian(count, draw.bytes))
     return None if isinstance(decision, Refusal) else decision.records
 
 

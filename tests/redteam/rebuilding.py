@@ -20,6 +20,7 @@ from bench import reconstruction as attacks
 from bench.reconstruction import Gradient, Verdict
 from homebound.guard import models, privacy, release
 from homebound.guard.checks import Refusal
+from homebound.guard.noise import gaussian
 from homebound.guard.release import Release, Task
 from homebound.records import Record, Records
 from homebound.settings import GuardSettings
@@ -130,7 +131,7 @@ def is_refused(model: Records) -> bool:
 def judged(model: Records, update: Records, guard: GuardSettings, seed: int) -> Records:
     """What leaves of an honest app's update."""
     draw = np.random.default_rng([9, seed])
-    noise: privacy.Noise = lambda count: privacy.gaussian(count, draw.bytes)  # noqa: E731
+    noise: privacy.Noise = lambda count: gaussian(count, draw.bytes)  # noqa: E731
     decision = release.decide(Task("t", "r", 1, "train", model), update, guard, noise)
     assert isinstance(decision, Release)
     return decision.records

@@ -18,11 +18,12 @@ from homebound.books import ledger
 from homebound.books.signing import Signer, read_key
 from homebound.channel import ChannelClosed
 from homebound.errors import HomeboundError
+from homebound.guard import memory
 from homebound.guard.app import Guard
 from homebound.guard.books import Books
 from homebound.guard.credit import Purse
+from homebound.guard.noise import gaussian
 from homebound.guard.options import read_options
-from homebound.guard.privacy import gaussian
 from homebound.guard.secagg.session import Session
 
 
@@ -36,6 +37,7 @@ def main() -> int:
     parser.add_argument("--key-fd", type=int, help="has the ledger's key, in place of a file of our own")
     parser.add_argument("--credit-fd", type=int, help="is the map by which the gateway is let send")
     arguments = parser.parse_args()
+    memory.give_back()
     try:
         with os.fdopen(arguments.settings_fd, "rb") as file:
             options = read_options(file.read())

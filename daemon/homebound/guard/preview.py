@@ -24,6 +24,7 @@ from homebound.books.epsilon import epsilon
 from homebound.errors import HomeboundError
 from homebound.guard import bits, budget, checks, privacy, release
 from homebound.guard.checks import Refusal
+from homebound.guard.noise import gaussian
 from homebound.guard.release import Release, Task
 from homebound.records import Array, Record, Records
 from homebound.settings import GuardSettings
@@ -54,7 +55,7 @@ def main() -> int:
         document["timeout"],
     )
     try:
-        found = describe(wanted, privacy.gaussian)
+        found = describe(wanted, gaussian)
     except HomeboundError as error:
         sys.stderr.write(f"{error.message}\n")
         return error.exit_status

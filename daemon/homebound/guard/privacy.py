@@ -2,23 +2,17 @@
 """The Gaussian mechanism on a whole update: clip the change, add noise, round to a fixed grid.
 
 All sums are made in float64, array after array and chunk after chunk, so that the same update gives the
-same norm. Pure: the noise comes in as a callable. May import: checks, settings, numpy.
-
-The noise. Each number is Box-Muller of 106 bits from the kernel's generator (getrandom(2), ChaCha20).
-No generator of numpy is used: whoever knows a part of an update learns a part of the noise, and PCG64 and
-Mersenne Twister can then be run back and forth; Philox is fast but was never meant to resist that.
+same norm. Pure: the noise comes in as a callable (noise.py makes it). May import: checks, settings, numpy.
 
 The grid. Noise in floating point has holes that depend on the value beneath it, and its low bits tell
 them apart (Mironov 2012, "On significance of the least significant bits for differential privacy").
 Rounding the sum to a power of two near the noise's deviation removes those bits: a cell of the grid joins
 over 2^40 neighbouring doubles. It is applied after the noise, so it costs no privacy (post-processing).
-53 bits make no noise beyond 8.57 deviations: a difference of 1e-17 for each value, far below any delta.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -67,16 +61,6 @@ def quantum(reference: float, bits: int) -> float:
 def canonical(values: Float64, step: float) -> Float64:
     """Each value at the nearest multiple of ``step`` (a power of two), ties to even, without -0.0."""
     return np.rint(values * (1.0 / step)) * step + 0.0
-
-
-def gaussian(count: int, randomness: Callable[[int], bytes] = os.urandom) -> Float64:
-    """``count`` standard normal numbers by the method of Box and Muller (1958)."""
-    half = (count + 1) // 2
-    words = np.frombuffer(randomness(16 * half), dtype="<u8") >> np.uint64(11)
-    # Uniform in (0, 1]: the logarithm of 0 must not occur.
-    radius = np.sqrt(-2.0 * np.log((words[:half] + np.uint64(1)) * 2.0**-53))
-    angle = words[half:] * (2.0 * math.pi * 2.0**-53)
-    return np.concatenate((radius * np.cos(angle), radius * np.sin(angle)))[:count]
 
 
 def change(wanted: Array, given: Array) -> Float64:

@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clipping keeps its bound, the grid has one form for a value, and the noise is Gaussian."""
+"""Clipping keeps its bound, and the grid has one form for a value."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable
-from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -16,19 +13,16 @@ from hypothesis.extra import numpy as hnp
 
 from homebound.guard import privacy
 from homebound.guard.checks import CHUNK
+from homebound.guard.noise import gaussian
 from homebound.records import Array
 from homebound.settings import GuardSettings
 from unit.guard.rig import zeros
+from unit.guard.test_noise import stream
 
 QUICK = settings(max_examples=60, deadline=None)
 FLOATS = ("float16", "float32", "float64")
 # 23 numbers and one more chunk's worth: parts and wholes are both looked at.
 SHAPES = st.sampled_from([(), (0,), (1,), (23,), (5, 7)])
-
-
-def stream(seed: str) -> Callable[[int], bytes]:
-    """Bytes that look random and are the same each time."""
-    return lambda count: hashlib.shake_128(seed.encode()).digest(count)
 
 
 def finite(dtype: str, limit: float) -> st.SearchStrategy[Array]:
@@ -110,38 +104,12 @@ def test_canonical_bytes_hold_no_low_bits(values: Array, nudge: float) -> None:
     assert privacy.canonical(kept + nudge * 0.25, 0.25).tobytes() == kept.tobytes()
 
 
-def test_gaussian_is_gaussian() -> None:
-    """Quantiles and moments of 200 000 numbers from a fixed stream, within five standard errors."""
-    count = 200_000
-    sample = privacy.gaussian(count, stream("noise"))
-    assert abs(sample.mean()) < 5 / math.sqrt(count)
-    assert abs(sample.var() - 1) < 5 * math.sqrt(2 / count)
-    for level in (0.001, 0.023, 0.16, 0.5, 0.84, 0.977, 0.999):
-        below = np.mean(sample < NormalDist().inv_cdf(level))
-        assert abs(below - level) < 5 * math.sqrt(level * (1 - level) / count)
-    half = count // 2
-    assert abs(np.mean(sample[:half] * sample[half:])) < 5 / math.sqrt(half)
-
-
-def test_gaussian_at_the_edges() -> None:
-    assert privacy.gaussian(0, stream("x")).shape == (0,)
-    assert privacy.gaussian(3, stream("x")).shape == (3,)
-    for byte in (b"\x00", b"\xff"):
-        extreme = privacy.gaussian(4, lambda count, byte=byte: byte * count)  # type: ignore[misc]
-        assert np.isfinite(extreme).all()
-        assert np.abs(extreme).max() < 8.6
-
-
-def test_gaussian_differs_each_time() -> None:
-    assert not np.array_equal(privacy.gaussian(23), privacy.gaussian(23))
-
-
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_privatise_keeps_shape_and_dtype(dtype: str) -> None:
     how = privacy.Mechanism(1.0, 0.1, 2.0**-10)
     for shape in ((), (0, 3), (23,), (2, CHUNK)):
         wanted = np.zeros(shape, dtype)
-        result = privacy.privatise(wanted, wanted + 1, 5.0, how, privacy.gaussian)
+        result = privacy.privatise(wanted, wanted + 1, 5.0, how, gaussian)
         assert (result.shape, result.dtype) == (wanted.shape, wanted.dtype)
         assert np.isfinite(result).all()
 
@@ -150,7 +118,7 @@ def test_privatise_keeps_shape_and_dtype(dtype: str) -> None:
 def test_zero_change_gives_noise_alone(dtype: str) -> None:
     wanted = np.zeros(2000, dtype)
     how = privacy.Mechanism(1.0, 0.5, 2.0**-9)
-    result = privacy.privatise(wanted, wanted, 0.0, how, lambda n: privacy.gaussian(n, stream("zero")))
+    result = privacy.privatise(wanted, wanted, 0.0, how, lambda n: gaussian(n, stream("zero")))
     assert 0.45 < result.astype(np.float64).std() < 0.55
     still = privacy.privatise(wanted, wanted, 0.0, privacy.Mechanism(1.0, 0.0, 2.0**-9), zeros)
     assert still.tobytes() == wanted.tobytes()
@@ -164,7 +132,7 @@ def test_what_leaves_is_on_the_grid(dtype: str, data: st.DataObject) -> None:
     wanted = np.zeros_like(update)
     how = privacy.Mechanism(1.0, 0.1, 2.0**-8)
     norm = privacy.measure([(wanted, update)])
-    result = privacy.privatise(wanted, update, norm, how, lambda n: privacy.gaussian(n, stream("grid")))
+    result = privacy.privatise(wanted, update, norm, how, lambda n: gaussian(n, stream("grid")))
     steps = result.astype(np.float64) / how.quantum
     assert np.array_equal(steps, np.rint(steps))
     assert not np.signbit(result[result == 0]).any()
@@ -183,9 +151,9 @@ def test_sums_beyond_the_dtype_are_put_at_its_end() -> None:
 
 def test_integers_stay_exact() -> None:
     how = privacy.Mechanism(1.0, 100.0, 1.0)
-    counter = privacy.privatise(np.asarray(3), np.asarray(2**53 + 1), 1.0, how, privacy.gaussian)
+    counter = privacy.privatise(np.asarray(3), np.asarray(2**53 + 1), 1.0, how, gaussian)
     assert (counter.item(), counter.dtype) == (2**53 + 1, np.int64)
-    averaged = privacy.privatise(np.asarray(2.5), np.asarray(7), 1.0, how, privacy.gaussian)
+    averaged = privacy.privatise(np.asarray(2.5), np.asarray(7), 1.0, how, gaussian)
     assert (averaged.item(), averaged.dtype) == (7.0, np.float64)
 
 

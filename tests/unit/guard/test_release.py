@@ -16,6 +16,7 @@ from homebound import channel
 from homebound.channel import Frame
 from homebound.guard import privacy, release
 from homebound.guard.checks import Refusal
+from homebound.guard.noise import gaussian
 from homebound.guard.release import Release, Task
 from homebound.records import Record, Records, RefusalCode, pack, unpack
 from homebound.settings import GuardSettings
@@ -69,7 +70,7 @@ def test_a_large_change_is_clipped() -> None:
 
 def test_a_zero_update_leaves_as_noise_alone() -> None:
     noisy = GuardSettings(clip_norm=1.0, noise_multiplier=0.5, min_examples=0)
-    found = release.decide(task(), MODEL, noisy, privacy.gaussian)
+    found = release.decide(task(), MODEL, noisy, gaussian)
     assert isinstance(found, Release)
     assert (found.norm, found.clipped) == (0.0, False)
     assert not np.array_equal(found.records[0].values[0], W)
