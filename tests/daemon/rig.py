@@ -223,8 +223,9 @@ class Daemon:
         found = [str(path) for path in places if path.exists()]
         found += [f"process {pid}: {command(pid)}" for pid in self.owned()]
         found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if self.name in line]
-        # The kernel gives the number of a namespace again; whoever started later has one of his own.
-        inside = [pid for pid in processes() if namespace(pid) in self.namespaces]
+        # The kernel gives the number of a namespace again; whoever started later has one of his own, and
+        # another worker that runs tests makes some for itself.
+        inside = [pid for pid in processes() if namespace(pid) in self.namespaces and not is_beside(pid)]
         return found + [f"in its network: {command(pid)}" for pid in inside if started(pid) < self.left_at]
 
     def clear(self) -> None:
@@ -285,6 +286,25 @@ def started(pid: int) -> float:
     except OSError:
         return math.inf
     return int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def ancestors(pid: int) -> list[int]:
+    """The process and those it came from, up to one that nobody started. proc_pid_stat(5)"""
+    line = []
+    while pid:
+        line.append(pid)
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
+        except OSError:
+            break
+    return line
+
+
+def is_beside(pid: int) -> bool:
+    """Whether it comes from another child of our parent: then it is that one's. What a daemon left is not,
+    for an orphan comes from whoever takes orphans."""
+    line, parent = ancestors(pid), os.getppid()
+    return parent != 1 and parent in line and os.getpid() not in line
 
 
 def command(pid: int) -> str:
