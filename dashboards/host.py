@@ -49,7 +49,7 @@ def build() -> dashboard.Dashboard:
         ("Refusals", _refusals()),
         ("Rounds", (*hostwork.rounds(), *hostwork.budget())),
         ("Resources", hostwork.resources()),
-        ("Processes and calls", (*hostwork.processes(), *hostwork.system_calls())),
+        ("Processes and calls", (*hostwork.processes(), *hostwork.system_calls(), *hostwork.opens())),
         ("Watching", (*hostwork.watching(), *hostwork.whole(), *hostwork.loading())),
     ):
         made.with_row(dashboard.Row(title))

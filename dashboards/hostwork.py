@@ -143,6 +143,19 @@ def system_calls() -> Iterator[Any]:
     )
 
 
+def opens() -> Iterator[Any]:
+    """Which files the trainer opens, by what they are to it."""
+    yield lines(
+        Panel(
+            "Files that the trainer opens",
+            "Opens a second, by what the file is to the trainer; other: on none of its mounts. Empty unless "
+            "the setting kernel.count_opens is on and the kernel has BTF.",
+            "ops",
+            (Query(speed("homebound_trainer_opens_total", "area, mode"), "{{area}}, {{mode}}"),),
+        )
+    )
+
+
 def watching() -> Iterator[Any]:
     """What watching costs."""
     run = "homebound_bpf_program_run_seconds_total"

@@ -26,6 +26,10 @@ struct hb_registers {
 #define HB_SYSCALL_SOCKETPAIR 53
 #define HB_USER_32_CS 0x23 // __USER32_CS: the code segment of 32-bit tasks
 #define HB_CALL_BPF 321    // bpf(2)
+#define HB_CALL_OPEN 2
+#define HB_CALL_CREAT 85
+#define HB_CALL_OPENAT 257
+#define HB_CALL_OPENAT2 437
 
 static __always_inline void hb_call_of(const struct hb_registers *registers, struct hb_call *call)
 {
@@ -34,6 +38,17 @@ static __always_inline void hb_call_of(const struct hb_registers *registers, str
 	call->argument[1] = registers->si;
 	call->argument[2] = registers->dx;
 	call->compat = (registers->cs & 0xffff) == HB_USER_32_CS;
+}
+
+static __always_inline __u32 hb_number_of(const struct hb_registers *registers)
+{
+	return registers->orig_ax;
+}
+
+static __always_inline int hb_opens(__u32 number)
+{
+	return number == HB_CALL_OPENAT || number == HB_CALL_OPEN || number == HB_CALL_OPENAT2 ||
+	       number == HB_CALL_CREAT;
 }
 
 // The part of the registers around the number.
@@ -62,6 +77,8 @@ struct hb_registers {
 #define HB_SYSCALL_SOCKETPAIR 199
 #define HB_PSTATE_32 0x10 // PSR_MODE32_BIT
 #define HB_CALL_BPF 280   // bpf(2)
+#define HB_CALL_OPENAT 56
+#define HB_CALL_OPENAT2 437
 
 static __always_inline void hb_call_of(const struct hb_registers *registers, struct hb_call *call)
 {
@@ -70,6 +87,16 @@ static __always_inline void hb_call_of(const struct hb_registers *registers, str
 	call->argument[1] = registers->x[1];
 	call->argument[2] = registers->x[2];
 	call->compat = (registers->pstate & HB_PSTATE_32) != 0;
+}
+
+static __always_inline __u32 hb_number_of(const struct hb_registers *registers)
+{
+	return registers->number;
+}
+
+static __always_inline int hb_opens(__u32 number)
+{
+	return number == HB_CALL_OPENAT || number == HB_CALL_OPENAT2;
 }
 
 struct hb_entry {

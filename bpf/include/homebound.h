@@ -7,6 +7,7 @@
 
 #include <linux/types.h>
 
+#include "files.h"
 #include "shape.h"
 
 #define HB_VERSION 2
@@ -71,6 +72,7 @@ enum hb_kind {
 	HB_KIND_PROCESS_FORK = 32, // detail: the new process
 	HB_KIND_PROCESS_EXEC = 33, // detail: the thread that called
 	HB_KIND_PROCESS_EXIT = 34, // result: as wait(2) gives it; detail: most bytes in memory
+	HB_KIND_FILE_OPEN = 35,    // of what lies outside; detail: enum hb_file_mode
 };
 
 enum hb_flag {
@@ -104,6 +106,7 @@ enum hb_program {
 	HB_PROGRAM_PROCESS_EXIT = 10,
 	HB_PROGRAM_PROCESS_MOVE = 11,
 	HB_PROGRAM_CALLS = 12,
+	HB_PROGRAM_FILES = 13,
 	HB_PROGRAM_UPLINK = 40,
 	// 44-59: on security hooks; a wall of its own where the kernel has BPF LSM.
 	HB_PROGRAM_LSM_SOCKET = 44,
@@ -211,7 +214,7 @@ struct hb_event {
 	// with the flags in the type. Another system call: its first argument, or the open or clone flags.
 	__u64 detail;
 	__u32 flags; // enum hb_flag
-	__u32 area;  // not used yet
+	__u32 area;  // enum hb_file_area
 };
 
 // Value of the processes map: what a role's processes did since load.

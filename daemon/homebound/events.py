@@ -107,6 +107,7 @@ class Kind(_Label, enum.IntEnum):
     PROCESS_FORK = 32
     PROCESS_EXEC = 33
     PROCESS_EXIT = 34
+    FILE_OPEN = 35
 
 
 class Flag(enum.IntFlag):
@@ -119,7 +120,7 @@ class Flag(enum.IntFlag):
 
 # Kinds that programs make, and those of them that name a rule.
 AGAINST_A_RULE = frozenset({Kind.DENIED, Kind.ATTEMPT})
-MADE = AGAINST_A_RULE | {Kind.CANARY, Kind.PROCESS_FORK, Kind.PROCESS_EXEC, Kind.PROCESS_EXIT}
+MADE = frozenset(Kind) - {Kind.ROLE_EXIT}
 
 
 class Program(_Label, enum.IntEnum):
@@ -138,6 +139,7 @@ class Program(_Label, enum.IntEnum):
     PROCESS_EXIT = 10
     PROCESS_MOVE = 11
     CALLS = 12
+    FILES = 13
     UPLINK = 40
     LSM_SOCKET = 44
     LSM_CONNECT = 45
@@ -160,7 +162,7 @@ class Program(_Label, enum.IntEnum):
 
 
 # Programs whose events describe what is against no rule.
-ACTIVITY = frozenset({Program.PROCESS_FORK, Program.PROCESS_EXEC, Program.PROCESS_EXIT})
+ACTIVITY = frozenset({Program.PROCESS_FORK, Program.PROCESS_EXEC, Program.PROCESS_EXIT, Program.FILES})
 _REQUIRED = frozenset({
     Program.SOCK_CREATE, Program.CONNECT4, Program.CONNECT6, Program.SENDMSG4, Program.SENDMSG6,
     Program.EGRESS, Program.INGRESS, Program.SYSCALL_EXIT,
@@ -316,6 +318,7 @@ class Event:
     detail: int
     error: int
     flags: int = 0
+    area: int = 0  # kernel.files.FileArea
 
 
 class Flaw(_Label, enum.Enum):
@@ -391,4 +394,5 @@ def decode(record: bytes) -> Event | Flaw:
         detail=raw.detail,
         error=raw.error,
         flags=flags,
+        area=raw.area,
     )

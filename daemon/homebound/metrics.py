@@ -30,9 +30,9 @@ LSM_RULES = (
     "lsm_socket", "lsm_connect", "lsm_send", "lsm_open", "lsm_receive", "lsm_trace", "lsm_bpf", "lsm_userns",
     "lsm_key",
 )  # fmt: skip
-# The programs on security hooks count as one, in rules and in figures of programs: series are few. Status,
-# events and the journal have the rule of each.
-LSM, LSM_PROGRAM = "lsm", "hb_lsm"
+# The programs on security hooks count as one, in rules and in figures of programs; so do those that look on
+# processes, in figures of programs: series are few. Status, events and the journal have each.
+LSM, LSM_PROGRAM, PROCESS_PROGRAM = "lsm", "hb_lsm", "hb_process"
 # Rules that are about sums and trials, not about one call.
 POLICY_RULES = (
     ("trainer", "transmit"), ("guard", "transmit"), ("gateway", "unaccounted"), ("gateway", "destination"),
@@ -43,11 +43,10 @@ REQUIRED_PROGRAMS = (
     "hb_syscall_exit",
 )  # fmt: skip
 WANTED_PROGRAMS = (
-    "hb_process_fork", "hb_process_exec", "hb_process_exit", "hb_process_move", "hb_calls", "hb_uplink",
-    LSM_PROGRAM,
+    PROCESS_PROGRAM, "hb_calls", "hb_files", "hb_uplink", LSM_PROGRAM,
 )  # fmt: skip
 PROGRAMS = (*REQUIRED_PROGRAMS, *WANTED_PROGRAMS)
-KINDS = ("denied", "canary", "attempt", "process_fork", "process_exec", "process_exit")
+KINDS = ("denied", "canary", "attempt", "process_fork", "process_exec", "process_exit", "file_open")
 WALLS = (
     "namespaces", "seccomp", "landlock", "cgroup-bpf", "bpf-lsm", "users", "no-inherited-fd", "no-core-dump",
     "no-swap",
@@ -70,8 +69,9 @@ ROUND_BUCKETS = (1.0, 5.0, 15.0, 60.0, 150.0, 300.0, 600.0)
 Combination = tuple[str, ...]
 # Who fills a metric: this process as things happen, or a reader that is asked at each scrape.
 Source = Literal[
-    "counted", "traffic", "uplink", "denied", "processes", "calls", "events", "programs", "usage", "collect"
-]
+    "counted", "traffic", "uplink", "denied", "processes", "calls", "opens", "events", "programs",
+    "usage", "collect",
+]  # fmt: skip
 # Metric name -> label values -> value; None is for what nobody knows and leaves a gap.
 Readings = Mapping[str, Mapping[Combination, float | None]]
 Reader = Callable[[], Readings]
@@ -184,6 +184,11 @@ METRICS = (
     Metric(
         "homebound_foreign_calls_total", "counter", "32-bit and x32 calls, with count_calls.", ("abi",), (),
         "calls",
+    ),
+    Metric(
+        "homebound_trainer_opens_total", "counter",
+        "Files that the trainer opened, by what they are to it, with kernel.count_opens.",
+        ("area", "mode"), (), "opens",
     ),
     Metric(
         "homebound_event_path_age_seconds", "gauge", "Age of the last event that came through.",

@@ -314,6 +314,13 @@ class KernelSettings:
             "that packet sockets are seen. Roles without a network send nothing there."
         ),
     )
+    count_opens: bool = field(
+        default=False,
+        metadata=about(
+            "Count the files that the trainer opens, by what they are to it: data, app, state, system or "
+            "other, never by name. Slows each call of the host."
+        ),
+    )
     security_hooks: bool = field(
         default=False,
         metadata=about(

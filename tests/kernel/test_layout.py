@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from homebound import events, structs
-from homebound.kernel import lsm
+from homebound.kernel import files, lsm
 
 STRUCTS: dict[str, type[ctypes.Structure]] = {
     "hb_settings": structs.SettingsRecord,
@@ -27,6 +27,7 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "hb_event": structs.EventRecord,
     "hb_place": lsm.PlaceRecord,
     "hb_lesson": lsm.LessonRecord,
+    "hb_mount": files.MountRecord,
 }
 # Python enum, prefix of the names in C, and the names in C that only bound a table.
 ENUMS: dict[str, tuple[type[enum.IntEnum | enum.IntFlag], str, dict[str, int]]] = {
@@ -47,6 +48,8 @@ ENUMS: dict[str, tuple[type[enum.IntEnum | enum.IntFlag], str, dict[str, int]]] 
     "hb_right": (lsm.Right, "HB_RIGHT_", {}),
     "hb_loses": (lsm.Loses, "HB_LOSES_", {}),
     "hb_area": (lsm.Area, "HB_AREA_", {}),
+    "hb_file_area": (files.FileArea, "HB_FILE_AREA_", {"HB_FILE_AREAS_MAX": files.AREAS_MAX}),
+    "hb_file_mode": (files.FileMode, "HB_FILE_MODE_", {"HB_FILE_MODES_MAX": files.MODES_MAX}),
 }
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -200,6 +201,20 @@ def delete(fd: int, key: bytes) -> bool:
             return False
         raise
     return True
+
+
+def keys(fd: int, size: int) -> Iterator[bytes]:
+    """The keys of a hash map, each ``size`` bytes; a map that is changed meanwhile may give some twice."""
+    buffer, position = ctypes.create_string_buffer(size), 0
+    while True:
+        try:
+            call(MAP_GET_NEXT_KEY, _Element(fd, position, _address(buffer), 0))
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return
+            raise
+        yield buffer.raw
+        position = _address(buffer)
 
 
 def open_pin(path: Path, flags: int = 0) -> int:

@@ -68,8 +68,12 @@ def create_constants(name: str, value: bytes) -> int:
     """A map of one value that nobody changes from now on: the verifier reads it as constants."""
     shape = Shape(name, 0, bpf.MAP_TYPE_ARRAY, 1, F_RDONLY_PROG, 4, len(value), 0)
     fd = create_map(shape)
-    bpf.update(fd, bytes(4), value)
-    bpf.call(MAP_FREEZE, bpf.Word(fd))
+    try:
+        bpf.update(fd, bytes(4), value)
+        bpf.call(MAP_FREEZE, bpf.Word(fd))
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 

@@ -51,6 +51,7 @@ OBJECTS: Mapping[str, tuple[Program, ...]] = {
         Program.PROCESS_MOVE,
     ),
     "calls": (Program.CALLS,),
+    "files": (Program.FILES,),
     "uplink": (Program.UPLINK,),
     **lsm.OBJECTS,
 }
@@ -71,6 +72,8 @@ SHARED_MAPS = (
     "call_class",
     "calls",
     "dangerous",
+    "mount_area",
+    "opens",
     "uplink",
     "link_header",
     "refused_calls",
@@ -162,7 +165,9 @@ class Probes:
             left = [pins / folder / PROGRAMS / Program.UPLINK.bpf_name for folder in old]
             probes.inherited_uplink = any(path.exists() for path in left)
             try:
-                contents = {"syscall_rule": tuple(_syscall_rules()), "call_class": tuple(_call_classes())}
+                contents = {"syscall_rule": tuple(_syscall_rules())}
+                if count_calls:
+                    contents["call_class"] = tuple(_call_classes())
                 absent = dict.fromkeys(lsm.PROGRAMS, lacking) if (lacking := lsm.lacking()) else {}
                 left_out = {*probes.off, *absent}
                 job = Job(OBJECTS, SHARED_MAPS, contents, bytes(settings), cgroup_fd, pins, left_out)

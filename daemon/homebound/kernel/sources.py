@@ -11,7 +11,7 @@ SUFFIX = ".bpf.c"
 PROGRAM = re.compile(r'^SEC\("([^"]+)"\)\s+int (\w+)\(', re.MULTILINE)
 LICENSE = re.compile(r'^char \w+\[\] SEC\("license"\) = "([^"]+)";$', re.MULTILINE)
 # What a file includes that reads the kernel's own structs: their layouts come from BTF, when libbpf loads.
-NEEDS_TYPES = re.compile(r'^#include "include/(task|lsm).bpf.h"$', re.MULTILINE)
+NEEDS_TYPES = re.compile(r'^#include "include/(task|file|lsm).bpf.h"$', re.MULTILINE)
 TYPES_WANTED = "reads structs of the kernel, which libbpf can do and bcc cannot"
 
 

@@ -2,7 +2,7 @@
 """The table of roles: whom each runs as, what it sees, which calls it may make, how it is started.
 
 This is the place to read what a role can do. Pure, apart from looking up users and groups.
-May import: events, settings, rooms.rootfs, rooms.users, kernel.sandbox, kernel.seccomp.
+May import: events, settings, rooms.rootfs, rooms.users, kernel.files, kernel.sandbox, kernel.seccomp.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from homebound.events import Role
-from homebound.kernel.sandbox import PACKAGE, Bind, Identity, View
+from homebound.kernel.files import FileArea
+from homebound.kernel.sandbox import PACKAGE, SCRATCH, Bind, Identity, View
 from homebound.kernel.seccomp import Profile
 from homebound.rooms import rootfs
 from homebound.rooms.rootfs import Rootfs
@@ -25,6 +26,11 @@ from homebound.settings import Settings
 SMALL_SCRATCH = 1 << 20
 # Where a role finds what was mounted for it.
 DATA, APP, STATE, CREDENTIALS = "/data", "/app", "/state", "/run/credentials"
+# What the mounts there are to a role when it opens a file; whatever else it sees is the system.
+FILE_AREAS: Mapping[str, FileArea] = {
+    DATA: FileArea.DATA, APP: FileArea.APP, STATE: FileArea.STATE,
+    **{f"{path}/": FileArea.STATE for path in SCRATCH},
+}  # fmt: skip
 # The trainer dies first under memory pressure, the watcher last. proc_pid_oom_score_adj(5)
 OOM_SCORES = {Role.WATCHER: -900, Role.GUARD: -500, Role.GATEWAY: -500, Role.TRAINER: 800, Role.CANARY: 800}
 

@@ -3,7 +3,8 @@
 
 Built before any role starts and removed after the last one ended. What is built here is tried by the
 canary (launch.try_walls) before anybody relies on it. May import: books.accounts, errors, events,
-rooms.areas, rooms.bounds, rooms.granting, rooms.instance, rooms.metricsport, rooms.resolve, settings, kernel.
+rooms.areas, rooms.bounds, rooms.granting, rooms.instance, rooms.metricsport, rooms.resolve, rooms.roles,
+settings, kernel.
 Source: bpf-cgroup(7), cgroup-v2.rst, mount(8).
 """
 
@@ -21,9 +22,9 @@ from typing import Any
 from homebound.books.accounts import Accounts
 from homebound.errors import PermissionMissing, ServiceUnavailable
 from homebound.events import Program, Role, Side
-from homebound.kernel import bpf, bpffs, cgroups, features, lsm
+from homebound.kernel import bpf, bpffs, cgroups, features, files, lsm
 from homebound.kernel.probes import Allowance, Probes, missing
-from homebound.rooms import areas, bounds, granting, instance, metricsport, resolve, siteprobes
+from homebound.rooms import areas, bounds, granting, instance, metricsport, resolve, roles, siteprobes
 from homebound.rooms.instance import ROLES, Instance
 from homebound.rooms.metricsport import MetricsPort
 from homebound.rooms.patience import Told, never
@@ -33,7 +34,7 @@ OBJECTS = Path(__file__).parents[1] / "bpf_objects"
 # What the watcher reads besides the ring buffer; it gets these maps and no others.
 COUNTER_MAPS = ("traffic", "denied", "attempts", "program_state")
 # What wanted programs count; missing where such a program does not load.
-TRACE_MAPS = ("processes", "calls", "uplink")
+TRACE_MAPS = ("processes", "calls", "opens", "uplink")
 # Roles whose use of processor, memory and disk is exported.
 WATCHED_ROLES = (Role.SUPERVISOR, Role.WATCHER, Role.TRAINER, Role.GUARD, Role.GATEWAY)
 
@@ -124,6 +125,17 @@ class Walls:
                 fds[f"cgroup:{role.label}:{name}"] = fd
         return fds
 
+    def forget_files(self) -> None:
+        """Count no opens until the next trainer's mounts are told."""
+        if "mount_area" in self.probes.maps:
+            files.forget(self.probes.map_fd("mount_area"))
+
+    def tell_files(self, pid: int) -> None:
+        """Have the opens of the trainer counted, now that it sees what it will see."""
+        if "mount_area" in self.probes.maps:
+            with suppress(OSError):  # it ended already, and somebody else hears of that
+                files.tell(self.probes.map_fd("mount_area"), pid, roles.FILE_AREAS)
+
     def hooks(self) -> frozenset[str]:
         """The programs on security hooks that the canary can try, by the names of its trials."""
         return frozenset(program.label for program in areas.attached(self.probes))
@@ -191,6 +203,7 @@ def _left_out(config: Settings) -> dict[Program, str]:
     """Programs that the settings switch off."""
     wanted = {
         Program.CALLS: (config.count_calls, "count_calls"),
+        Program.FILES: (config.kernel.count_opens, "kernel.count_opens"),
         Program.UPLINK: (config.kernel.uplink_meter, "kernel.uplink_meter"),
     }
     hooks = (config.kernel.security_hooks or "bpf-lsm" in config.require, "kernel.security_hooks")

@@ -165,7 +165,10 @@ class Supervisor:
         except ConfigError as error:
             self._bar(str(error))
             return
+        assert self.walls is not None
+        self.walls.forget_files()
         member = self.roster.start_trainer()
+        self.walls.tell_files(member.facts.pid)
         self.life.trainer_wanted = False
         self.loop.watch(member.log, lambda: self._drain_log(member.log))
         self._joined(member)

@@ -132,6 +132,7 @@ class Watcher:
                 "denied": lambda: readings.of_denied(counters.denied()),
                 "events": lambda: readings.of_event_path(self._clock() - self._proved),
                 "calls": lambda: readings.of_calls(counters.calls()),
+                "opens": lambda: readings.of_opens(counters.opens()),
                 "processes": lambda: readings.of_processes(counters.processes()),
                 "programs": lambda: readings.of_programs(counters.programs(), self._programs),
                 "usage": lambda: readings.of_usage(cgroups, self._usage),

@@ -3,7 +3,7 @@
 
 The kernel's figures are turned into readings here and kept nowhere. What takes rights to see (whether a
 program is attached, the processes of a cgroup without controllers) is the supervisor's last word.
-May import: events, metrics, kernel.maps, kernel.usage.
+May import: events, metrics, kernel.files, kernel.maps, kernel.usage.
 """
 
 from __future__ import annotations
@@ -27,7 +27,18 @@ from homebound.events import (
     Verdict,
 )
 from homebound.kernel import maps, usage
-from homebound.metrics import BY_NAME, LSM, LSM_PROGRAM, LSM_RULES, PROGRAMS, RESOURCES, STARTED, Readings
+from homebound.kernel.files import Opens, area_label, read_opens
+from homebound.metrics import (
+    BY_NAME,
+    LSM,
+    LSM_PROGRAM,
+    LSM_RULES,
+    PROCESS_PROGRAM,
+    PROGRAMS,
+    RESOURCES,
+    STARTED,
+    Readings,
+)
 
 SOURCES = frozenset({usage.CGROUP, usage.PSUTIL, usage.ABSENT})
 
@@ -52,6 +63,9 @@ class Counters(Protocol):
 
     def calls(self) -> Mapping[Role, Calls]:
         """System calls of each role; nothing where no program looks."""
+
+    def opens(self) -> Opens:
+        """Files that each role opened; nothing where no program looks."""
 
     def programs(self) -> Mapping[Program, ProgramCounts]:
         """Every program's own counts."""
@@ -80,6 +94,9 @@ class MapCounters:
 
     def calls(self) -> Mapping[Role, Calls]:
         return maps.read_calls(self.fds["calls"]) if "calls" in self.fds else {}
+
+    def opens(self) -> Opens:
+        return read_opens(self.fds["opens"]) if "opens" in self.fds else {}
 
     def programs(self) -> Mapping[Program, ProgramCounts]:
         return maps.read_program_state(self.fds["program_state"])
@@ -115,6 +132,7 @@ def describe(event: Event, moment: float) -> dict[str, Any]:
         "syscall": event.syscall,
         "result": event.result,
         "detail": event.detail,
+        "area": area_label(event.area),
     }
 
 
@@ -206,6 +224,17 @@ def of_calls(found: Mapping[Role, Calls]) -> Readings:
     }
 
 
+def of_opens(found: Opens) -> Readings:
+    """Files that the trainer opened; nothing where no program looks."""
+    return {
+        "homebound_trainer_opens_total": {
+            (area.label, mode.label): count
+            for (role, area, mode), count in found.items()
+            if role is Role.TRAINER
+        }
+    }
+
+
 def programs_from_report(report: Any) -> dict[str, ProgramFigures]:
     """The supervisor's list of programs, each with name, need, attached, runs and run_seconds."""
     found: dict[str, ProgramFigures] = {}
@@ -219,8 +248,9 @@ def programs_from_report(report: Any) -> dict[str, ProgramFigures]:
 
 
 def _shown_as(name: object) -> str:
-    """The name in metrics: those on security hooks are one."""
-    return LSM_PROGRAM if str(name).startswith(LSM_PROGRAM) else str(name)
+    """The name in metrics: those on security hooks are one, those on processes another."""
+    text = str(name)
+    return next((shared for shared in (LSM_PROGRAM, PROCESS_PROGRAM) if text.startswith(shared)), text)
 
 
 def _together(one: ProgramFigures, other: ProgramFigures) -> ProgramFigures:

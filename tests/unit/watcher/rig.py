@@ -27,6 +27,7 @@ from homebound.events import (
     TrafficKey,
     Verdict,
 )
+from homebound.kernel.files import Opens
 
 
 def tx(role: Role, verdict: Verdict = Verdict.ALLOWED, family: Family = Family.IPV4) -> TrafficKey:
@@ -79,6 +80,9 @@ class MemoryCounters:
 
     def calls(self) -> Mapping[Role, Calls]:
         return {role: Calls(dict.fromkeys(CallClass, 9), 8, 7) for role in Role}
+
+    def opens(self) -> Opens:
+        return {}
 
     def programs(self) -> Mapping[Program, ProgramCounts]:
         return {program: ProgramCounts(5, 3, 2) for program in Program}
