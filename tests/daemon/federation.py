@@ -77,6 +77,10 @@ class Federation:
         found: dict[str, Any] = json.loads(path.read_text())
         return found
 
+    def has_reply(self, name: str) -> bool:
+        """Whether anything came of an order yet."""
+        return (self.orders / f"{name}.reply").exists()
+
     def ask(self, node: int, behaviour: str = "honest", amount: float = 0.0) -> dict[str, Any]:
         """Order, and wait for the reply."""
         return self.reply(self.send(node, behaviour, amount))
