@@ -76,6 +76,11 @@ TRANSMITTED = Message(
 UNACCOUNTED = Message(
     "0dffe6df114b4beaae660fcada4fac9e", CRITICAL, "violation: {bytes} bytes left the {role} unaccounted"
 )
+REPEATED = Message(
+    "51a4b8d06ac14a7f9f6a1b7e0f3c92d5",
+    CRITICAL,
+    "violation goes on: {role}, {rule}: {more} more in {seconds} s, {count} in all; action: {action}",
+)
 SITE_PROBE_FAILED = Message(
     "257338d3f015461bb5082a6b497aa592", WARNING, "the site's probe {probe} is not loaded: {why}"
 )
@@ -179,6 +184,15 @@ def verdict(message: Mapping[str, Any], sink: Sink | None = None) -> None:
         write(UNACCOUNTED, sink, role=role, rule=rule, bytes=amount)
     elif rule != "canary":
         write(DENIED, sink, role=role, rule=rule, count=amount, action=action)
+
+
+def repeated(message: Mapping[str, Any], more: int, seconds: float, sink: Sink | None = None) -> None:
+    """The same verdict again and again, in one line: ``more`` attempts or bytes since the line before."""
+    role, rule = _one_of(message.get("role"), ROLES), _rule(message.get("rule"))
+    action = _one_of(message.get("action"), ACTIONS) if message.get("enforced") is True else "none"
+    amounts = {"more": max(0, more), "seconds": round(seconds), "count": _number(message, "count")}
+    if rule != "canary":
+        write(REPEATED, sink, role=role, rule=rule, action=action, **amounts)
 
 
 def reconciled(last: bool, sink: Sink | None = None, **sums: int) -> None:

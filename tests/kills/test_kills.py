@@ -226,7 +226,7 @@ def in_a_round(killing: Killing, federation: Federation, point: Point) -> None:
 
 
 def die_or_finish(killing: Killing, federation: Federation, sent: str) -> bool:
-    """Whether the supervisor died in the round. A step by the clock is not taken in each: then it dies later."""
+    """Whether it died in the round. A step by the clock is not taken in each: then it dies later."""
     process = killing.device.process
     assert process is not None
     deadline = time.monotonic() + PATIENCE_SECONDS

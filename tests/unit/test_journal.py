@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from homebound import journal, metrics, records
 from homebound.gateway import trouble
 
+SECRET = "pixel-0-12-255"
 CATALOG = Path(__file__).parents[2] / "units" / "homebound.catalog"
 
 
@@ -101,6 +102,20 @@ def test_verdicts(message: dict[str, Any], expected: str, priority: int) -> None
     assert lines.one()[2]["HOMEBOUND_RULE"] == message["rule"]
 
 
+def test_a_verdict_that_repeats_is_summed_up_in_words_of_ours() -> None:
+    lines = Lines()
+    said = {"type": "verdict", "role": "trainer", "rule": "io_uring", "action": "deny", "enforced": True}
+    journal.repeated({**said, "count": 143}, 120, 60.2, lines)
+    assert lines.one()[:2] == (
+        2,
+        "violation goes on: trainer, io_uring: 120 more in 60 s, 143 in all; action: deny",
+    )
+    assert lines.one()[2]["HOMEBOUND_MORE"] == "120"
+    lines.got.clear()
+    journal.repeated({"role": SECRET, "rule": f"{SECRET} ", "action": SECRET, "count": SECRET}, 1, 1.0, lines)
+    assert SECRET not in json.dumps([lines.one()[1], dict(lines.one()[2])])
+
+
 def test_a_verdict_that_is_not_carried_out_says_so() -> None:
     lines = Lines()
     journal.verdict(
@@ -139,9 +154,6 @@ def test_a_reason_of_ours_is_one_bounded_line() -> None:
     assert "\x1b" not in text
     assert len(text) < 450
     assert lines.one()[2]["HOMEBOUND_ROLE"] == "guard"
-
-
-SECRET = "pixel-0-12-255"
 
 
 @pytest.mark.parametrize(

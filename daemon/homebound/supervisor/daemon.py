@@ -293,7 +293,8 @@ class Supervisor:
 
     def _judge(self, message: dict[str, Any]) -> None:
         """Carry out a verdict of the watcher. In observe mode it is written down and nothing more."""
-        journal.verdict(message)
+        if self.life.repeats.is_first(message, self.clock()):
+            journal.verdict(message)
         self.life.note(message, self.wall_clock())
         if message.get("action") in ("freeze", "kill") and self.config.mode == "enforce":
             if Role.TRAINER in self.roster.members:
@@ -385,6 +386,12 @@ class Supervisor:
         self.loop.after("usage", USAGE_SECONDS, self._send_usage)
         for report in status.periodic(self):
             self._report(report)
+        self.sum_up()
+
+    def sum_up(self, *, all_of_them: bool = False) -> None:
+        """Write what repeated since its last line, if that is a minute old."""
+        for summary in self.life.repeats.due(self.clock(), all_of_them=all_of_them):
+            journal.repeated(summary.verdict, summary.more, summary.seconds)
 
     def _drain_log(self, reading: int) -> None:
         if self.log is None or not self.log.drain(reading):

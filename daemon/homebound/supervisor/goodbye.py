@@ -36,6 +36,7 @@ def end_all(daemon: Supervisor) -> bool:
         lambda: daemon.end(Role.GUARD),
         lambda: reconciling.at_the_end(daemon),
         lambda: daemon.end(Role.WATCHER),
+        lambda: daemon.sum_up(all_of_them=True),
         lambda: daemon.uplinks.stop() if daemon.uplinks else None,
         lambda: instance.remove_tree(daemon.place),
         lambda: daemon.walls.remove() if daemon.walls else None,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the supervisor remembers besides the accounts: state, the canary's last flight, violations, failures.
 
-May import: rooms.canary, events, settings, supervisor.silence.
+May import: rooms.canary, events, settings, supervisor.repeats, supervisor.silence.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from homebound.events import Role
 from homebound.rooms.canary import Trial
 from homebound.settings import Settings
+from homebound.supervisor.repeats import Repeats
 from homebound.supervisor.silence import Silence
 
 RESTART_FIRST, RESTART_MOST = 0.5, 30.0
@@ -69,6 +70,7 @@ class Life:
     recent: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=RECENT))
     failures: dict[Role, int] = field(default_factory=dict)
     silence: Silence = field(default_factory=Silence)
+    repeats: Repeats = field(default_factory=Repeats)
     # Whether the watcher that runs now has been heard.
     watched: bool = False
     trainer_wanted: bool = False
