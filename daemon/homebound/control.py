@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,9 @@ MAX_MESSAGE = 65536
 MAX_FDS = 64
 # Some 2000 reports; the kernel caps it at net.core.wmem_max without saying so. socket(7)
 SEND_BUFFER = 1 << 20
+
+# How long the kernel may take to close the link of a process that was killed.
+LAST_WORDS_SECONDS = 1.0
 
 Message = dict[str, Any]
 
@@ -71,3 +75,19 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]]:
             os.close(fd)
         raise ControlClosed("the other end of a control link sent no message of ours")
     return message, list(fds)
+
+
+def last_words(sock: socket.socket, seconds: float = LAST_WORDS_SECONDS) -> list[Message]:
+    """All that a process, which was killed, had said and nobody heard; up to the end of its link."""
+    said: list[Message] = []
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    while poller.poll(seconds * 1000):
+        try:
+            message, fds = receive(sock)
+        except (ControlClosed, BlockingIOError):
+            break
+        for fd in fds:
+            os.close(fd)
+        said.append(message)
+    return said

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 
 import pytest
 
@@ -62,3 +64,33 @@ def test_sending_to_nobody_says_so() -> None:
     right.close()
     with left, pytest.raises(control.ControlClosed):
         control.send(left, {"type": "beat"})
+
+
+def test_last_words_of_a_process_that_was_killed_are_heard() -> None:
+    """It declared much, nobody listened, and it died while it went on: up to its end nothing is lost."""
+    ours, theirs = control.pair()
+    ours.setblocking(False)
+    child = os.fork()
+    if child == 0:
+        number = 0
+        while True:
+            control.send(theirs, {"number": number})
+            if number == 100:
+                time.sleep(60)
+            number += 1
+    theirs.close()
+    time.sleep(0.5)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    said = control.last_words(ours)
+    assert said == [{"number": number} for number in range(101)]
+    assert control.last_words(ours) == []
+    ours.close()
+
+
+def test_last_words_wait_no_longer_than_told_for_a_link_that_stays_open() -> None:
+    ours, theirs = control.pair()
+    control.send(theirs, {"type": "beat"})
+    assert control.last_words(ours, 0.05) == [{"type": "beat"}]
+    ours.close()
+    theirs.close()

@@ -192,7 +192,9 @@ class Supervisor:
             self.loop.forget(member.control)
         self.loop.forget(member.child.pidfd)
         self.life.ended(role, self.clock() - member.started)
-        self.roster.end(role)
+        for message in self.roster.end(role):  # the gateway declares before it sends: what was sent counts
+            if message.get("type") in status.REPORTS.get(role, ()):
+                self._absorb(message)
         self._absorb({"type": "role_down", "role": role.label})
 
     def _end_trainer(self, code: str) -> None:

@@ -151,19 +151,22 @@ class Roster:
             return False
         return True
 
-    def end(self, role: Role) -> None:
-        """Kill a role with everything it started, and forget it."""
+    def end(self, role: Role) -> list[control.Message]:
+        """Kill a role with everything it started, and forget it; what it had said and nobody heard."""
         cgroup = self._instance.cgroup(role)
         cgroup.kill()
         member = self.members.pop(role, None)
         if member is None:
-            return
+            return []
         os.waitpid(member.child.pid, 0)
         os.close(member.child.pidfd)
+        said: list[control.Message] = []
         if member.control is not None:
+            said = control.last_words(member.control)
             member.control.close()
         if member.log >= 0:
             os.close(member.log)
+        return said
 
     def _start_controlled(
         self, spec: Spec, settings: dict[str, Any], arguments: list[str], fds: Mapping[int, int]
