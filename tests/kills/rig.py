@@ -153,7 +153,8 @@ class Monitor(threading.Thread):
 @dataclass
 class Killing:
     """One device through many kills. ``tally``: how often each kind of point was killed at; ``starved``: how
-    often a round was asked for again because the watcher had got no processor."""
+    often a round was asked for again because the watcher had got no processor; ``unknown``: tasks that nobody
+    answered, because the gateway died before it knew them."""
 
     device: Daemon
     receiver: Receiver
@@ -162,6 +163,7 @@ class Killing:
     squatter: Squatter | None = None
     tally: Counter[str] = field(default_factory=Counter)
     starved: int = 0
+    unknown: int = 0
 
     def start(self) -> None:
         """Start the device with the hook in its supervisor."""

@@ -3,7 +3,8 @@
 trainer runs unwatched, the next start opens no window and removes what is left, the ledger is whole.
 
 A sample of the points by default; all of them with KILLS=all (make test-kills), which takes half an hour;
-those of some phases with KILLS=round+stop. KILLS_SECONDS=900 begins no life after so long.
+those of some phases with KILLS=round+stop. KILLS_SECONDS=900 begins no life after so long; what is
+taken by then is spread over all.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ REPLY_SECONDS = 70.0
 # A watcher that gets no processor on a busy machine ends the training in hand, as promised: the one reason to
 # ask again. The last line of a run says how often that was.
 SILENT, TRIES = "homebound: the watcher failed: silent", 3
+# The server part's own word when nobody answered for a minute. A SuperLink gives a task once: who dies before the
+# task's name is on disk cannot refuse it (docs/leaks.md). Every other task is answered.
+NOBODY = {"outcome": "none"}
+MOST_UNKNOWN = 0.05
+STRIDE = 3
 # The supervisor's last steps of a round come after the federation has the reply.
 AFTER_SECONDS = 3.0
 # Starts that are cut short follow one another, each over what the one before left; then one must come up.
@@ -60,10 +66,11 @@ def test_killed_at_every_point(killing: Killing, restless: Federation) -> None:
     chosen = points if wanted == "all" else [point for point in points if point.phase in wanted.split("+")]
     chosen = chosen or sample(points, SAMPLE)
     planned = lives(chosen)
-    limit = float(os.environ.get("KILLS_SECONDS", "inf"))
+    if limit := float(os.environ.get("KILLS_SECONDS", 0)):
+        planned = [life for first in range(STRIDE) for life in planned[first::STRIDE]]
     lived = 0
     for number, life in enumerate(planned):
-        if time.monotonic() - began > limit:
+        if limit and time.monotonic() - began > limit:
             say(f"{len(planned) - number} of {len(planned)} lives are left out: {limit:.0f} s are over")
             break
         lived += len(life)
@@ -78,9 +85,11 @@ def test_killed_at_every_point(killing: Killing, restless: Federation) -> None:
         f"{total} kills at {lived} of {len(chosen)} points in {time.monotonic() - began:.0f} s:"
         f" {dict(killing.tally)}; longest unwatched {killing.monitor.longest * 1000:.0f} ms"
         f" of {killing.monitor.running} looks at a running trainer;"
-        f" asked again for a starved watcher {killing.starved} times"
+        f" asked again for a starved watcher {killing.starved} times;"
+        f" {killing.unknown} tasks died with the gateway before it could write down their names"
     )
     assert killing.monitor.running > 0
+    assert killing.unknown <= MOST_UNKNOWN * lived
     assert total > 0.7 * lived, "most points are reached"
     assert total >= LEAST or lived < len(points)
 
@@ -193,7 +202,7 @@ def in_a_round(killing: Killing, federation: Federation, point: Point) -> None:
     """Somebody dies in a round. The federation hears of it once, and the next round goes well."""
     killing.wait_up()
     killing.squat()
-    before = len(killing.device.entries())
+    before, said = len(killing.device.entries()), len(killing.device.lines())
     if point.step:
         killing.plan("round", point.victim, point.step)
     sent = federation.send(killing.device.node)
@@ -216,12 +225,18 @@ def in_a_round(killing: Killing, federation: Federation, point: Point) -> None:
     if killing.killed():
         killing.count("round", point.victim)
     killing.plan("round")
-    assert reply == NO_UPDATE or reply["outcome"] == "update", reply
+    if reply == NOBODY:
+        assert point.victim in ("supervisor", "guard", "gateway"), point
+        assert not any(
+            "no update left" in line or "released" in line for line in killing.device.lines()[said:]
+        )
+        killing.unknown += 1
+    assert reply in (NO_UPDATE, NOBODY) or reply["outcome"] == "update", reply
     killing.wait("all back", healthy)
     killing.check()
     released = [entry.kind for entry in killing.device.entries()[before:]].count("release")
     # A release that its gateway did not live to keep stands in the ledger and was never sent.
-    assert released == 1 or (released == 0 and reply == NO_UPDATE)
+    assert released == 1 or (released == 0 and reply in (NO_UPDATE, NOBODY))
     order(killing, federation)
 
 
