@@ -35,8 +35,8 @@ REPLY_SECONDS = 70.0
 # A watcher that gets no processor on a busy machine ends the training in hand, as promised: the one reason to
 # ask again. The last line of a run says how often that was.
 SILENT, TRIES = "homebound: the watcher failed: silent", 3
-# The server part's own word when nobody answered for a minute. A SuperLink gives a task once: who dies before the
-# task's name is on disk cannot refuse it (docs/leaks.md). Every other task is answered.
+# The server part's own word when nobody answered for a minute. A SuperLink gives a task once: who dies before
+# the task's name is on disk cannot refuse it (docs/leaks.md). Every other task is answered.
 NOBODY = {"outcome": "none"}
 MOST_UNKNOWN = 0.05
 STRIDE = 3

@@ -28,7 +28,9 @@ ROUNDS = f"PYTHONPATH={CLONE}/daemon {CLONE}/.venv/bin/python -B {CLONE}/tests/s
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
-    with boot(binds={str(ROOT): CLONE, str(ROOT / "dist"): DIST}) as machine:
+    # The environment's commands name it by its place on the host, which the machine may hide.
+    binds = {str(ROOT): CLONE, str(ROOT / "dist"): DIST, str(ROOT / ".venv"): str(ROOT / ".venv")}
+    with boot(binds=binds) as machine:
         # Images for builds have it, and it forbids packages to start or stop anything.
         machine.run("rm -f /usr/sbin/policy-rc.d")
         yield machine
@@ -183,6 +185,8 @@ def _newer(machine: Machine) -> None:
 
 
 def test_remove_keeps_state_and_purge_does_not(machine: Machine) -> None:
+    # The rounds of the test before wrote the file anew.
+    machine.run("echo '# mine' >>/etc/homebound/homebound.toml")
     machine.run("apt-get remove -y homebound-trainer homebound 2>&1", seconds=120)
     assert machine.run(f"systemctl is-active {UNIT}", check=False).stdout.strip() == "inactive"
     assert machine.out("ls /var/lib/homebound/default/guard") != ""

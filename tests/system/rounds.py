@@ -40,7 +40,7 @@ def main(rounds: int, epochs: int = 5) -> int:
     subprocess.run(["chown", "-R", "homebound-trainer:", str(DATA)], check=True)
     superlink = make_superlink(WORK / "superlink")
     app = bundle(APP)
-    superlink.start()
+    superlink.start(SECONDS)
     try:
         root = superlink.root_certificates
         _configure(superlink.address, str(root), app.fab_sha256)

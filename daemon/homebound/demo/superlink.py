@@ -78,7 +78,7 @@ class SuperLink:
     def log(self) -> Path:
         return self.folder / "superlink.log"
 
-    def start(self) -> None:
+    def start(self, seconds: float = START_SECONDS) -> None:
         """Start it and wait until it answers. Raises ServiceUnavailable."""
         words = [str(_script("flower-superlink")), "--host", ADDRESS, "--port", str(self.port)]
         if self.certificate is None:
@@ -99,7 +99,7 @@ class SuperLink:
                 stderr=log,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + seconds
         while not _listens(self.port):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()

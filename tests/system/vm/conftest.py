@@ -24,6 +24,8 @@ from system.vm.vm import Vm, pack
 SUPPLY = "/srv/supply"
 # What an interpreter of the machine runs with this clone: the environment lies where it lies on the host.
 ENVIRONMENT = os.path.realpath(sys.prefix)
+# The same once more for the trainer, whose unit has a /tmp of its own: a clone may lie there.
+TRAINERS = "/srv/environment"
 PYTHON = f"PYTHONPATH={SUPPLY}/daemon {ENVIRONMENT}/bin/python -B"
 
 
@@ -110,7 +112,8 @@ def new_vm(tmp_path_factory: pytest.TempPathFactory, supply_image: Path) -> Call
         words = [str(ROOT / "tests/system/vm/image.sh"), kernel]
         done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
         folder = tmp_path_factory.mktemp(f"vm-{kernel}")
-        disks = {SUPPLY: supply_image, ENVIRONMENT: environment_image()}
+        environment = environment_image()
+        disks = {SUPPLY: supply_image, ENVIRONMENT: environment, TRAINERS: environment}
         return Vm.make(Path(done.stdout.strip()), folder, disks)
 
     return make

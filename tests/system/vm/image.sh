@@ -45,14 +45,15 @@ echo '127.0.0.1 localhost vm' >"$root/etc/hosts"
 echo '/dev/nvme0n1 / ext4 defaults,noatime 0 0' >"$root/etc/fstab"
 echo 5ca1ab1e5ca1ab1e5ca1ab1e5ca1ab1e >"$root/etc/machine-id"
 
-# The job of a boot lies on the second disk, as a tar; what it says goes to the second serial line. Each further
+# The job of a boot lies on the disk d1, as a tar; what it says goes to the second serial line. Each further
 # disk is mounted read-only where the job says.
 cat >"$root/usr/local/sbin/job" <<-'JOB'
 	#!/bin/bash
 	stty -F /dev/ttyS1 raw -echo
 	exec </dev/null >/dev/ttyS1 2>&1
 	mkdir -p /run/job
-	tar -C /run/job -xf /dev/nvme1n1
+	udevadm settle
+	tar -C /run/job -xf /dev/disk/by-id/virtio-d1
 	while read -r disk place; do mkdir -p "$place" && mount -o ro,noload "$disk" "$place"; done </run/job/disks
 	cd /root
 	export HOME=/root LANG=C.UTF-8 SYSTEMD_PAGER= DEBIAN_FRONTEND=noninteractive

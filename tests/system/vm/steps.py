@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from packages.leftovers import FILES
-from system.vm.conftest import ENVIRONMENT, PYTHON, SUPPLY
+from system.vm.conftest import PYTHON, SUPPLY, TRAINERS
 
 UNIT = "homebound.service"
 GROUP = f"/sys/fs/cgroup/system.slice/{UNIT}"
@@ -32,7 +32,7 @@ def install(name: str = "homebound") -> str:
     )
 
 
-def settings(trainer: str = f"{ENVIRONMENT}/bin/python") -> str:
+def settings(trainer: str = f"{TRAINERS}/bin/python") -> str:
     """Bounds for the trainer; with an environment of the site's own unless ``trainer`` is empty."""
     python = f'python = "{trainer}"\n' if trainer else ""
     return (
