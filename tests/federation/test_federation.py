@@ -138,7 +138,8 @@ def test_two_devices_three_rounds(tmp_path: Path, app: App, superlink: SuperLink
         assert [m["task"] for m in device.of_type("acknowledged")] == tasks
         pushes = [m for m in device.of_type("declare") if m["request"].startswith("push")]
         assert {m["task"] for m in pushes} == set(tasks)
-        assert relay.connections == 1
+        # None for each request; a server that closes one which rests costs another.
+        assert relay.connections <= 3 < len(device.of_type("declare"))
         assert list((device.state / "outbox").iterdir()) == []
         print(f"declared {device.declared()} = relayed {relay.total}")
     for before, after in itertools.pairwise(models):
