@@ -59,8 +59,8 @@ demo: setup bpf ## two devices and a federation on this machine, then every way 
 	@$(VENV)/bin/homebound demo
 
 test: setup bpf ## the whole test suite (root)
-	@$(PYTHON) -m pytest -n 2 --ignore=tests/bench --ignore=tests/packages --ignore=tests/preview --ignore=tests/browser \
-		--ignore=tests/system/vm $(ARGS)
+	@$(PYTHON) -m pytest -n 3 --no-loadscope-reorder --ignore=tests/bench --ignore=tests/packages \
+		--ignore=tests/preview --ignore=tests/browser --ignore=tests/system/vm $(ARGS)
 
 test-browser: setup ## the daemon's own page in Chromium, which is installed for it (400 MB; root)
 	@packaging/setup/install-debian.sh chromium
