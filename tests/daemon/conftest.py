@@ -22,7 +22,7 @@ RECORDS = 23
 NO_UPDATE = {"outcome": "error", "code": 0, "reason": "no update from this device"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     """A SuperLink with a run that waits for orders."""
     made = make_federation(tmp_path_factory.mktemp("federation"))

@@ -28,6 +28,8 @@ MSG_TRUNC = 0x20
 SIOCETHTOOL, SIOCSIFMTU, ETHTOOL_STSO, ETHTOOL_SGSO = 0x8946, 0x8922, 0x1F, 0x24
 
 Send = Callable[[socket.socket, bytes], None]
+# Longer than an acknowledgement may wait (40 ms).
+QUIET_SECONDS = 0.1
 
 
 def family_of(address: str) -> int:
@@ -50,10 +52,10 @@ class Capture:
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
         self.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 256 << 20)
         self.socket.bind((device, ETH_P_ALL))
-        self.socket.settimeout(0.2)
+        self.socket.settimeout(QUIET_SECONDS)
 
     def packets(self) -> list[tuple[bytes, int]]:
-        """(first bytes, length) until nothing more comes for 0.2 s. Fails if any was dropped."""
+        """(first bytes, length) until nothing more comes for QUIET_SECONDS. Fails if any was dropped."""
         found = []
         try:
             while True:
