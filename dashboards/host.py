@@ -115,14 +115,16 @@ def _sums() -> Iterator[Any]:
     yield values(
         Panel(
             "Unaccounted",
-            "Bytes of the gateway that no declaration or release explains, and when all was last explained.",
+            "Bytes of the gateway that no declaration or release explains; how long ago all was explained.",
             "bytes",
             (
                 Query(grown("homebound_transmit_unaccounted_bytes_total", window=RANGE), "bytes"),
                 Query(
-                    f"min(homebound_reconciled_timestamp_seconds{{{HERE}}}) * 1000",
-                    "all explained",
-                    "dateTimeFromNow",
+                    f"time() - min(homebound_reconciled_timestamp_seconds{{{HERE}}})",
+                    "age",
+                    "s",
+                    steps=((None, "text"),),
+                    decimals=0,
                 ),
             ),
             **SMALL,

@@ -134,10 +134,16 @@ def system_calls() -> Iterator[Any]:
     yield lines(
         Panel(
             "Foreign calls",
-            "Calls of the roles by 32-bit tasks or the x32 interface, which the filters refuse. Empty until "
-            "there is one, and while count_calls is off.",
+            "Calls of the roles by 32-bit tasks or the x32 interface, which the filters refuse; none: none of "
+            "either. Empty unless the setting count_calls is on.",
             "short",
-            (Query(grown("homebound_foreign_calls_total", "abi"), "{{abi}}"),),
+            (
+                Query(
+                    f"{grown('homebound_foreign_calls_total', 'abi')} or label_replace("
+                    f'0 * {grown("homebound_trainer_system_calls_total")}, "abi", "none", "", "")',
+                    "{{abi}}",
+                ),
+            ),
             width=6,
         )
     )

@@ -36,7 +36,7 @@ def text() -> bytes:
     }  # fmt: skip
     memory: dict[tuple[str, ...], float | None] = {(role,): 23e6 for role in page.ROLES}
     registry, metrics = made({"homebound_transmit_bytes_total": sent, "homebound_memory_bytes": memory})
-    metrics.add("homebound_violations_total", "trainer", "connect4", by=5)
+    metrics.add("homebound_violations_total", "trainer", "connect", by=5)
     for wall in WALLS:
         metrics.set("homebound_wall_active", wall != "no-swap", wall)
     for role in STARTED:

@@ -22,7 +22,6 @@ VARIABLES = {"$__rate_interval": "5m", "$__range": "1h", "$job": "homebound", "$
 # Panels that a device may rightly have nothing for, each with its reason.
 OPTIONAL = {
     "Probes of the site": "a site may have none of its own",
-    "Foreign calls": "no task of a role makes any, unless it is up to something",
 }
 PANELS = ("timeseries", "stat", "bargauge", "table")
 
