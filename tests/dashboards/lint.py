@@ -19,10 +19,6 @@ Board = Mapping[str, Any]
 # (rule, panel) -> why.
 EXCUSED: Mapping[tuple[str, str], str] = {}
 VARIABLES = {"$__rate_interval": "5m", "$__range": "1h", "$job": "homebound", "$instance": ".+"}
-# Panels that a device may rightly have nothing for, each with its reason.
-OPTIONAL = {
-    "Probes of the site": "a site may have none of its own",
-}
 PANELS = ("timeseries", "stat", "bargauge", "table")
 
 

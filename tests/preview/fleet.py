@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from conftest import ROOT
 from daemon.conftest import install
 from daemon.federation import Federation, make_federation
 from daemon.rig import Daemon
@@ -46,6 +47,7 @@ def fleet(make_folder: Callable[[str], Path]) -> Iterator[Fleet]:
         device.config["kernel"] = {"count_opens": True}  # likewise
         device.config["guard"] |= {"epsilon_limit": 4000.0, "run_epsilon_limit": 3000.0}
     devices[OBSERVING].config["mode"] = "observe"
+    devices[OBSERVING].config["paths"]["probes"] = str(ROOT / "examples/probes")
     ports = {name: device.config["metrics"]["port"] for name, device in devices.items()}
     with ExitStack() as stack:
         federation.start()
