@@ -134,8 +134,8 @@ def system_calls() -> Iterator[Any]:
     yield lines(
         Panel(
             "Foreign calls",
-            "Calls of the roles by 32-bit tasks or the x32 interface, which the filters refuse; none: there were "
-            "none. Empty unless the setting count_calls is on.",
+            "Calls of the roles by 32-bit tasks or the x32 interface, which the filters refuse. "
+            "Empty unless the setting count_calls is on.",
             "short",
             (
                 Query(
