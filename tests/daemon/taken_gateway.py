@@ -7,15 +7,13 @@ tasks so that the guard releases something and grants credit for it. Runs as ``h
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
-import os
 import socket
 import threading
 import time
 
 import numpy as np
+from homebound.gateway.opening import begin  # type: ignore[import-not-found]  # gateway_opening.py
 
 from homebound import channel, control
 from homebound.records import Record, pack, unpack
@@ -25,28 +23,19 @@ NUMBERS = 50_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    for name in ("--control", "--guard", "--settings-fd"):
-        parser.add_argument(name, type=int)
-    parser.add_argument("--state")
-    given = parser.parse_args()
-    with os.fdopen(given.settings_fd) as file:
-        settings = json.load(file)
-    supervisor = socket.socket(fileno=given.control)
-    control.send(supervisor, {"type": "ready"})
-    control.send(supervisor, {"type": "connected", "node": "1"})
-    place = (settings["dial"], settings["port"])
+    opening = begin()
     for _ in range(CONNECTIONS):
-        threading.Thread(target=pour, args=(place,), daemon=True).start()
-    threading.Thread(target=make_up_tasks, args=(given.guard,), daemon=True).start()
+        threading.Thread(target=pour, args=(opening.place,), daemon=True).start()
+    threading.Thread(target=make_up_tasks, args=(opening.guard,), daemon=True).start()
     # It also says again and again that its link broke in the middle of a delivery.
     for _ in itertools.count():
         for task in list(RELEASED):
             control.send(
-                supervisor, {"type": "declare", "request": "push_object", "stream_bytes": 1, "task": task}
+                opening.supervisor,
+                {"type": "declare", "request": "push_object", "stream_bytes": 1, "task": task},
             )
-        control.send(supervisor, {"type": "disconnected", "reason": "gone", "hint": ""})
-        control.send(supervisor, {"type": "connected", "node": "1"})
+        control.send(opening.supervisor, {"type": "disconnected", "reason": "gone", "hint": ""})
+        control.send(opening.supervisor, {"type": "connected", "node": "1"})
         time.sleep(0.1)
 
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ from daemon.federation import Federation
 from daemon.rig import Daemon, until
 from homebound.books import accounts
 from homebound.rooms import granting
+from sink import LOOPBACK, Sink
 
 pytestmark = [
     pytest.mark.root,
@@ -27,35 +25,13 @@ POLL_SECONDS, SECONDS = 1.0, 8.0
 HERE = Path(__file__).parent
 
 
-class Sink:
-    """Stands where the federation would, and counts what comes."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
-        self._lock = threading.Lock()
-        self.server = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.address = f"127.0.0.1:{self.server.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = self.server.accept()
-                threading.Thread(target=self._read, args=(connection,), daemon=True).start()
-
-    def _read(self, connection: socket.socket) -> None:
-        with connection, suppress(OSError):
-            while part := connection.recv(1 << 20):
-                with self._lock:
-                    self.bytes += len(part)
-
-
 @pytest.fixture
 def taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The package with another gateway in it; the next daemon is started from there."""
     package = tmp_path / "homebound"
     shutil.copytree(ROOT / "daemon/homebound", package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(HERE / "taken_gateway.py", package / "gateway/__main__.py")
+    shutil.copy(HERE / "gateway_opening.py", package / "gateway/opening.py")
     for path in (tmp_path, *tmp_path.parents):
         if path.stat().st_uid == os.geteuid() and str(path).startswith("/tmp/"):
             path.chmod(path.stat().st_mode | 0o011)
@@ -65,7 +41,11 @@ def taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_taken_gateway_gets_no_more_out_than_its_credit(daemon: Daemon, taken: Path) -> None:
     sink = Sink()
-    daemon.config["federation"] = {"address": sink.address, "insecure": True, "poll_seconds": POLL_SECONDS}
+    daemon.config["federation"] = {
+        "address": f"{LOOPBACK}:{sink.port}",
+        "insecure": True,
+        "poll_seconds": POLL_SECONDS,
+    }
     began = time.monotonic()
     daemon.start()
     daemon.wait("the budget spent", lambda s: "budget" in s["refused"])
@@ -106,7 +86,7 @@ def test_what_leaves_while_it_stops_is_accounted_for(daemon: Daemon, taken: Path
     minutely = taken / "supervisor/reconciling.py"
     minutely.write_text(minutely.read_text().replace("EVERY_SECONDS = 60.0", "EVERY_SECONDS = 0.2"))
     sink = Sink()
-    daemon.config["federation"] = {"address": sink.address, "insecure": True}
+    daemon.config["federation"] = {"address": f"{LOOPBACK}:{sink.port}", "insecure": True}
     daemon.start()
     daemon.wait("it", lambda s: bool(s["federation"]["connected"]))
     until(
@@ -126,21 +106,13 @@ def test_what_leaves_while_it_stops_is_accounted_for(daemon: Daemon, taken: Path
 
 
 FAREWELL = f"""
-import argparse, json, os, socket
+import socket
 from homebound import control
-parser = argparse.ArgumentParser()
-for name in ("--control", "--guard", "--settings-fd"):
-    parser.add_argument(name, type=int)
-parser.add_argument("--state")
-given = parser.parse_args()
-with os.fdopen(given.settings_fd) as file:
-    settings = json.load(file)
-supervisor = socket.socket(fileno=given.control)
-control.send(supervisor, {{"type": "ready"}})
-control.send(supervisor, {{"type": "connected", "node": "1"}})
-while control.receive(supervisor)[0].get("type") != "stop":
+from homebound.gateway.opening import begin
+opening = begin()
+while control.receive(opening.supervisor)[0].get("type") != "stop":
     pass
-with socket.create_connection((settings["dial"], settings["port"])) as client:
+with socket.create_connection(opening.place) as client:
     client.sendall(bytes({LAST_WORDS}))
 """
 

@@ -87,7 +87,12 @@ def test_the_sum_leaves_within_the_credit_and_every_byte_is_accounted_for(
 ) -> None:
     results = tmp_path / "results.jsonl"
     operator = Operator(place.link)
-    words = {"way": "secure", "nodes": DEVICES, "num-server-rounds": 1, "results": str(results)}
+    words: dict[str, str | int] = {
+        "way": "secure",
+        "nodes": DEVICES,
+        "num-server-rounds": 1,
+        "results": str(results),
+    }
     run = operator.start(place.app, words)
     state = operator.wait(run, RUN_SECONDS)
     assert state.outcome == "completed", operator.log(run)

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,48 +23,15 @@ from homebound.kernel import features, maps, seccomp
 from homebound.kernel.probes import Allowance, Probes
 from kernel.conftest import OBJECTS, How
 from kernel.rig import Device, in_child, in_fresh_network
+from sink import LOOPBACK, Sink
 
 pytestmark = pytest.mark.root
 
 LEVEL_BELOW = 1
 BURST, GRANT = 300_000, 200_000
 SIZE = 1 << 20
-LOOPBACK = "127.0.0.1"
 # A SYN is 60 bytes on the wire; a packet is all or nothing, so up to one segment of loopback may be left.
 SYN, SEGMENT = 60, 65536
-# A sender that gets nothing through for this long has sent all that it can. The kernel tries a segment again
-# after 0.2 s, then half as often each time.
-QUIET_SECONDS = 1.0
-
-
-class Sink:
-    """Takes what comes on any number of connections and counts it."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
-        self._lock = threading.Lock()
-        self._server = socket.create_server((LOOPBACK, 0), backlog=64)
-        self.port: int = self._server.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            connection, _ = self._server.accept()
-            threading.Thread(target=self._read, args=(connection,), daemon=True).start()
-
-    def _read(self, connection: socket.socket) -> None:
-        with connection, suppress(OSError):
-            while part := connection.recv(1 << 20):
-                with self._lock:
-                    self.bytes += len(part)
-
-    def settle(self) -> int:
-        """What came, once nothing more does."""
-        while True:
-            before = self.bytes
-            time.sleep(QUIET_SECONDS)
-            if self.bytes == before:
-                return before
 
 
 def pour(port: int, connections: int = 1, size: int = SIZE, seconds: float = 2.5) -> None:

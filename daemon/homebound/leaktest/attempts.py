@@ -59,7 +59,7 @@ from homebound.leaktest import (
     vsock,
 )
 from homebound.leaktest.receiver import Receiver
-from homebound.leaktest.target import Attempt, Target, errno_name
+from homebound.leaktest.target import Attempt, Named, Target, errno_name
 
 # Between two attempts, so that an event that comes late is not taken for the next attempt's.
 PAUSE_SECONDS = 0.02
@@ -70,28 +70,8 @@ NO_FAMILY = 0x7FFF
 LANDLOCK_TRIAL = "/run/landlock-trial"
 
 
-class Channel(Protocol):
+class Channel(Named, Protocol):
     """What a channel file has."""
-
-    @property
-    def NUMBER(self) -> int:  # noqa: N802 - constants of a module
-        """Its row in the list of channels."""
-
-    @property
-    def NAME(self) -> str:  # noqa: N802
-        """The name of its file."""
-
-    @property
-    def RULES(self) -> Sequence[str]:  # noqa: N802
-        """The kernel rules that can count it, the likeliest first."""
-
-    @property
-    def WALLS(self) -> Sequence[str]:  # noqa: N802
-        """The walls that hold it by themselves, on any kernel; docs/leaks.md has what was measured."""
-
-    @property
-    def DELIVERS(self) -> bool:  # noqa: N802
-        """Whether bytes are sent, so that the receiver's word counts."""
 
     def attempt(self, target: Target, /) -> Attempt:
         """Try the channel, inside."""

@@ -3,7 +3,7 @@
 
 The attempt says whether it could send, the receiver whether the token arrived, the control whether the
 same attempt works outside, the kernel's counters and events which wall it met. None is believed alone.
-Imports events.
+Imports events, leaktest.target.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import errno
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from homebound.events import Rule
+from homebound.leaktest.target import Named
 
 # An event of a packet can come from a softirq, a little after the call; attempts are 20 ms apart.
 LATE_NS = 10_000_000
@@ -107,30 +108,6 @@ class Outcome:
     counted: str
     control: str
     reason: str
-
-
-class Named(Protocol):
-    """What the judge needs to know of a channel."""
-
-    @property
-    def NUMBER(self) -> int:  # noqa: N802 - constants of a module
-        """Its row in the list of channels."""
-
-    @property
-    def NAME(self) -> str:  # noqa: N802
-        """Its name."""
-
-    @property
-    def RULES(self) -> Sequence[str]:  # noqa: N802
-        """The rules that can count it, the likeliest first."""
-
-    @property
-    def WALLS(self) -> Sequence[str]:  # noqa: N802
-        """The walls that hold it by themselves."""
-
-    @property
-    def DELIVERS(self) -> bool:  # noqa: N802
-        """Whether bytes are sent to a receiver."""
 
 
 def read_lines(lines: Iterable[str], prefix: str = "") -> tuple[Facts | None, list[Result]]:

@@ -12,9 +12,9 @@ import errno
 import json
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 # Long enough for a loopback answer on a loaded two-core machine.
 TIMEOUT_SECONDS = 0.5
@@ -43,6 +43,30 @@ class Attempt:
     sent: bool
     error: str
     detail: str
+
+
+class Named(Protocol):
+    """What is to be known of a channel by whoever does not try it."""
+
+    @property
+    def NUMBER(self) -> int:  # noqa: N802 - constants of a module
+        """Its row in the list of channels."""
+
+    @property
+    def NAME(self) -> str:  # noqa: N802
+        """The name of its file."""
+
+    @property
+    def RULES(self) -> Sequence[str]:  # noqa: N802
+        """The kernel rules that can count it, the likeliest first."""
+
+    @property
+    def WALLS(self) -> Sequence[str]:  # noqa: N802
+        """The walls that hold it by themselves, on any kernel; docs/leaks.md has what was measured."""
+
+    @property
+    def DELIVERS(self) -> bool:  # noqa: N802
+        """Whether bytes are sent, so that the receiver's word counts."""
 
 
 @dataclass(frozen=True)

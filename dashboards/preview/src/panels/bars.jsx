@@ -1,28 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // bargauge: the newest values, a bar each.
-import { getDisplayValueAlignmentFactors, getFieldDisplayValues } from "@grafana/data";
-import { BarGauge, VizRepeater } from "@grafana/ui";
+import { BarGauge } from "@grafana/ui";
+import { Newest } from "./newest.jsx";
 
-export function Bars({ frames, panel, width, height, theme }) {
-  const { options } = panel;
-  const read = () =>
-    getFieldDisplayValues({
-      data: frames,
-      fieldConfig: panel.fieldConfig,
-      reduceOptions: options.reduceOptions,
-      replaceVariables: (text) => text,
-      theme,
-      timeZone: "utc",
-    });
-  const draw = ({ value, width: wide, height: tall, alignmentFactors, orientation }) => (
+export function Bars(place) {
+  const { options } = place.panel;
+  const draw = ({ value, width, height, alignmentFactors, orientation }) => (
     <BarGauge
       value={value.display}
-      width={wide}
-      height={tall}
+      width={width}
+      height={height}
       orientation={orientation}
       field={value.field}
       display={value.view?.getFieldDisplayProcessor(value.colIndex)}
-      theme={theme}
+      theme={place.theme}
       itemSpacing={10}
       text={options.text}
       lcdCellWidth={8}
@@ -33,19 +24,8 @@ export function Bars({ frames, panel, width, height, theme }) {
       namePlacement={options.namePlacement}
     />
   );
+  const [minVizHeight, maxVizHeight] = [options.minVizHeight ?? 16, options.maxVizHeight ?? 300];
   return (
-    <VizRepeater
-      getValues={read}
-      getAlignmentFactors={getDisplayValueAlignmentFactors}
-      renderValue={draw}
-      width={width}
-      height={height}
-      source={frames}
-      itemSpacing={10}
-      renderCounter={1}
-      minVizHeight={options.minVizHeight ?? 16}
-      maxVizHeight={options.maxVizHeight ?? 300}
-      orientation={options.orientation}
-    />
+    <Newest {...place} draw={draw} itemSpacing={10} minVizHeight={minVizHeight} maxVizHeight={maxVizHeight} />
   );
 }

@@ -1,25 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // stat: the newest values, large.
-import { getDisplayValueAlignmentFactors, getFieldDisplayValues } from "@grafana/data";
-import { BigValue, VizRepeater } from "@grafana/ui";
+import { BigValue } from "@grafana/ui";
+import { Newest } from "./newest.jsx";
 
-export function Values({ frames, panel, width, height, theme }) {
-  const { options } = panel;
-  const read = () =>
-    getFieldDisplayValues({
-      data: frames,
-      fieldConfig: panel.fieldConfig,
-      reduceOptions: options.reduceOptions,
-      replaceVariables: (text) => text,
-      theme,
-      timeZone: "utc",
-    });
-  const draw = ({ value, width: wide, height: tall, alignmentFactors, count }) => (
+export function Values(place) {
+  const { options } = place.panel;
+  const draw = ({ value, width, height, alignmentFactors, count }) => (
     <BigValue
       value={value.display}
-      width={wide}
-      height={tall}
-      theme={theme}
+      width={width}
+      height={height}
+      theme={place.theme}
       alignmentFactors={alignmentFactors}
       count={count}
       colorMode={options.colorMode}
@@ -29,18 +20,5 @@ export function Values({ frames, panel, width, height, theme }) {
       textMode={options.textMode}
     />
   );
-  return (
-    <VizRepeater
-      getValues={read}
-      getAlignmentFactors={getDisplayValueAlignmentFactors}
-      renderValue={draw}
-      width={width}
-      height={height}
-      source={frames}
-      itemSpacing={3}
-      renderCounter={1}
-      autoGrid
-      orientation={options.orientation}
-    />
-  );
+  return <Newest {...place} draw={draw} itemSpacing={3} autoGrid />;
 }
