@@ -86,7 +86,11 @@ class Hook:
         if victim == "supervisor":
             pids = [self.me]
         else:
-            pids = [int(word) for word in (self.cgroup / victim / "cgroup.procs").read_text().split()]
+            try:
+                text = (self.cgroup / victim / "cgroup.procs").read_text()
+            except FileNotFoundError:  # it ended before, and its cgroup has just been removed
+                text = ""
+            pids = [int(word) for word in text.split()]
         if not pids:
             return
         self.due, self.plan = False, {}
