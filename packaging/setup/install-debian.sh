@@ -6,7 +6,7 @@
 set -euo pipefail
 
 packages=(
-	bpftool         # reads the type information of the built objects; the tests look at programs with it
+	bpftool         # finishes the BPF objects; the tests look at their types and at programs with it
 	bubblewrap      # the namespaces of a role
 	clang           # builds the BPF objects; brings the C headers (libc6-dev, linux-libc-dev)
 	dbus            # the tests boot a systemd of their own
@@ -58,13 +58,14 @@ if [[ ! -e $policy ]]; then
 	trap 'rm -f "$policy"' EXIT
 fi
 leave_off() {
-	local unit serving=()
+	local file serving=()
 	mapfile -t serving < <(printf '%s\n' "${missing[@]}" | grep '^prometheus')
 	if [[ ${#serving[@]} -eq 0 ]] || ! command -v systemctl >/dev/null; then return; fi
-	dpkg-query --listfiles "${serving[@]}" | sed -n 's|.*/systemd/system/\([^/@]*\.\(service\|timer\|socket\)\)$|\1|p' |
-		while read -r unit; do
-			systemctl --quiet disable "$unit" 2>/dev/null || true
-		done
+	while read -r file; do
+		if [[ $file =~ /systemd/system/([^/@]*\.(service|timer|socket))$ ]]; then
+			systemctl --quiet disable "${BASH_REMATCH[1]}" 2>/dev/null || true
+		fi
+	done < <(dpkg-query --listfiles "${serving[@]}")
 }
 
 export DEBIAN_FRONTEND=noninteractive
