@@ -6,6 +6,7 @@ That they load and hold there was not seen; docs/install.md says so.
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
 from collections.abc import Mapping
@@ -43,3 +44,14 @@ def test_the_programs_build_for_arm64(tmp_path: Path) -> None:
     for name, content in built.items():
         assert content[:6] == b"\x7fELF" + bytes([SIXTY_FOUR, LITTLE_ENDIAN]), name
         assert struct.unpack_from("<H", content, 18) == (EM_BPF,), name
+
+
+def test_the_built_objects_name_no_folder_of_the_builder(tmp_path: Path) -> None:
+    """The compiler would write it beside the line numbers, and each builder's packages would differ."""
+    control, source = tmp_path / "control.o", "int main(void) { return 0; }"
+    words = ["clang", "-target", "bpf", "-g", "-c", "-x", "c", "-", "-o", str(control)]
+    subprocess.run(words, input=source, text=True, check=True, cwd=ROOT)
+    assert os.fsencode(ROOT) in control.read_bytes()
+    built = sorted((ROOT / "daemon/homebound/bpf_objects").glob("*.o"))
+    assert built
+    assert [path.name for path in built if os.fsencode(ROOT) in path.read_bytes()] == []
