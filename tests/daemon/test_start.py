@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import reach
 from daemon.conftest import MakeDaemon
 from daemon.rig import Daemon, Ended
 from homebound.demo.superlink import ADDRESS
@@ -36,8 +37,7 @@ def refused(daemon: Daemon, **how: Any) -> Ended:
 
 
 def test_not_root(daemon: Daemon) -> None:
-    words = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
-    ended = refused(daemon, before=words)
+    ended = refused(daemon, before=reach.as_user(NOBODY, []))
     assert ended.status == 77
     assert "as root" in ended.fault
 

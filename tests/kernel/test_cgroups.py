@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import reach
 from homebound.kernel import usage
 from homebound.kernel.cgroups import Cgroup, CgroupError, mount
 
@@ -130,8 +131,6 @@ def test_an_unprivileged_holder_of_descriptors_reads_freezes_and_kills(
     wait_for(lambda: spent(cgroup) > 0.05)
     fds = cgroup.open_files()
     code = (
-        "import os, sys\n"
-        "os.setgroups([]); os.setgid(60601); os.setuid(60601)\n"
         "from homebound.kernel.usage import OpenFiles\n"
         f"files = OpenFiles({fds!r})\n"
         "assert files.usage().cpu.seconds > 0.05\n"
@@ -139,7 +138,7 @@ def test_an_unprivileged_holder_of_descriptors_reads_freezes_and_kills(
     )
     try:
         subprocess.run(
-            [sys.executable, "-c", code],
+            reach.as_user(60601, [sys.executable, "-c", code]),
             pass_fds=tuple(fds.values()),
             env={"PYTHONPATH": os.pathsep.join(sys.path)},
             check=True,

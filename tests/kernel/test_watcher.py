@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+import reach
 from homebound import control
 from homebound.events import Role
 from homebound.kernel import seccomp
@@ -103,10 +104,10 @@ def running(device: Device, mode: str = "enforce") -> Iterator[Running]:
         opened += [settings, rules]
         words = [sys.executable, "-c", ENTER, str(rules), "--control", str(theirs.fileno())]
         process = subprocess.Popen(
-            [*words, "--settings-fd", str(settings)],
+            reach.as_user(USER, [*words, "--settings-fd", str(settings)]),
             pass_fds=[*opened, maps["events"], listener.fileno(), theirs.fileno()],
             env={"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"},
-            user=USER, group=USER, extra_groups=[], stderr=subprocess.PIPE, text=True,
+            stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         (device.of(Role.WATCHER) / "cgroup.procs").write_text(str(process.pid))
         theirs.close()

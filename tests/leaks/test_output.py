@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import reach
 from conftest import ROOT
 from homebound.kernel import enter
 from leaks.devices import daemon
@@ -62,9 +63,10 @@ def test_a_secret_of_the_app_stays_in_its_log(folder: Path) -> None:
         status = device.wait("the trouble", lambda s: "does not load" in s["problem"])
         metrics = scrape(device.config["metrics"]["port"])
         shown = device.command("logs")
+        config = str(device.folder / "homebound.toml")
         as_nobody = subprocess.run(
-            [sys.executable, "-m", "homebound", "logs", "--config", str(device.folder / "homebound.toml")],
-            capture_output=True, text=True, user=NOBODY, group=NOBODY, extra_groups=[], check=False,
+            reach.as_user(NOBODY, [sys.executable, "-m", "homebound", "logs", "--config", config]),
+            capture_output=True, text=True, check=False,
         )  # fmt: skip
         doctor = device.command("doctor")
         assert device.stop().status == 0

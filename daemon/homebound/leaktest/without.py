@@ -2,14 +2,15 @@
 """The sandbox with walls left out, to measure what each of the others holds: for tests and the docs.
 
 Takes the daemon's own command line for a role and removes from it, so that what is left is what runs in
-earnest. Pure, but for reading which descriptors are inheritable. May import: kernel.sandbox,
-kernel.landlock.
+earnest. Pure, but for reading which descriptors are inheritable and which folders are closed to others. May
+import: kernel.sandbox, kernel.landlock.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -44,13 +45,31 @@ def leave_out(words: Sequence[str], walls: Collection[str]) -> list[str]:
 
 def _host_view(head: Sequence[str]) -> list[str]:
     """bubblewrap that shows the host as it is: only its environment and its filter are left of ``head``."""
-    kept = ["bwrap", "--die-with-parent", "--dev-bind", "/", "/", "--chdir", "/tmp", "--clearenv"]
+    kept = ["bwrap", "--die-with-parent", "--dev-bind", "/", "/", *_way_to(sys.prefix, PACKAGE_ROOT)]
+    kept += ["--chdir", "/tmp", "--clearenv"]
     for i, word in enumerate(head):
         if word == "--setenv":
             kept += head[i : i + 3]
         elif word == "--seccomp":
             kept += head[i : i + 2]
     return [*kept, "--setenv", "PYTHONPATH", PACKAGE_ROOT]
+
+
+def _way_to(*folders: str) -> list[str]:
+    """Show a role's user its program where it lies behind a folder that is root's alone, as below /root."""
+    behind = {folder: closed for folder in folders if (closed := closed_above(Path(folder)))}
+    words = [word for closed in sorted(set(behind.values())) for word in ("--tmpfs", str(closed))]
+    steps = {
+        step for folder, closed in behind.items() for step in Path(folder).parents if closed in step.parents
+    }
+    # bubblewrap would make them root's alone.
+    words += [word for step in sorted(steps) for word in ("--perms", "0755", "--dir", str(step))]
+    return words + [word for folder in behind for word in ("--ro-bind", folder, folder)]
+
+
+def closed_above(folder: Path) -> Path | None:
+    """The topmost folder on the way that other users may not enter; None: they get there."""
+    return next((step for step in reversed(folder.parents) if not step.stat().st_mode & 0o001), None)
 
 
 def _entered(text: str, walls: Collection[str]) -> str:
