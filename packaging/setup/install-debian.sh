@@ -17,6 +17,7 @@ packages=(
 	libseccomp2     # system call filters
 	make
 	openssl # a key for the tests
+	procps  # they look for processes (pgrep)
 	prometheus              # the tests run it, and promtool checks the rules
 	prometheus-alertmanager # the same, and amtool
 	python3
