@@ -44,7 +44,7 @@ $(STAMPS)/venv: | debian
 	@echo "$$(basename "$$(readlink -f $(SYSTEM_PYTHON))") $(CURDIR)" >$@
 
 $(STAMPS)/requirements: $(PINS) $(STAMPS)/venv
-	@echo "installing Python requirements (about 1 GB with torch; once)"
+	@echo "installing Python requirements (1 GB with torch for processors, 5 GB with torch for GPUs; once)"
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check $(addprefix -r ,$(PINS))
 	@touch $@
 

@@ -35,6 +35,9 @@ pip() { "$python" -m pip --quiet --quiet --disable-pip-version-check "$@"; }
 version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' daemon/homebound/__init__.py)
 torch=$(grep ^torch== packaging/requirements/runtime.txt)
 pip wheel --wheel-dir "$ready/wheels" --constraint "$ready/constraints.txt" "$ready/wheels/homebound-$version"-*.whl "$torch"
+if compgen -G "$ready/wheels/nvidia_*" >/dev/null; then
+	say "torch came with libraries for GPUs: homebound-trainer gets several GB (docs/install.md, \"From a clone\")"
+fi
 
 say "man pages and completion"
 export PYTHONPATH=$tree/daemon PYTHONDONTWRITEBYTECODE=1
