@@ -19,7 +19,7 @@ fi
 
 # What only made the environment goes, and so does Flower's installer of further packages, which never runs here.
 rm -rf "$site"/{pip,pip-*,uv,uv-*.dist-info,_distutils_hack,distutils-precedence.pth}
-rm -rf "${folder:?}"/{include,share,lib64}
+rm -rf "${folder:?}"/{include,share,lib64,.gitignore}
 find "$folder/bin" -mindepth 1 ! -name 'python*' -delete
 find "$folder" -name __pycache__ -prune -exec rm -rf {} +
 find "$site" -maxdepth 2 \( -name direct_url.json -o -name REQUESTED -o -name INSTALLER \) -delete
