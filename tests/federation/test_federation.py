@@ -162,7 +162,8 @@ def test_other_app_is_refused_and_never_fetched(
     assert device.stop() == 0
     assert [message["code"] for message in refused] == ["not_approved"]
     assert device.tasks == []
-    requests = {m["request"] for m in device.of_type("declare")}
+    # On a machine that is busy otherwise it lasts long enough for a heartbeat.
+    requests = {m["request"] for m in device.of_type("declare")} - {"heartbeat"}
     assert requests == {"register", "activate", "pull", "get_run", "push", "push_object", "deactivate"}
     assert NOT_APPROVED in operator.log(run)
 
