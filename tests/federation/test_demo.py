@@ -14,7 +14,7 @@ import pytest
 from homebound.demo.leak import DOZEN
 from homebound.kernel import cgroups
 
-pytestmark = [pytest.mark.root, pytest.mark.slow]
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
 
 # The accuracy that the shipped clip norm and noise must still allow with two devices and three rounds.
 WANTED_ACCURACY = 0.90
