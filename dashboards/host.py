@@ -48,7 +48,7 @@ def build() -> dashboard.Dashboard:
         ("What left", _left()),
         ("Refusals", _refusals()),
         ("Rounds", (*hostwork.rounds(), *hostwork.budget())),
-        ("Resources", hostwork.resources()),
+        ("Resources", (*hostwork.resources(), *hostwork.threads())),
         ("Processes and calls", (*hostwork.processes(), *hostwork.system_calls(), *hostwork.opens())),
         ("Watching", (*hostwork.watching(), *hostwork.whole(), *hostwork.loading())),
     ):

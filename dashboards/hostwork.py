@@ -85,14 +85,47 @@ def resources() -> Iterator[Any]:
     yield lines(
         Panel(
             "The trainer waits",
-            "Share of time in which some task of it waited for the resource. Empty without pressure files.",
+            "Share of time in which some task of it waited for the resource; empty without pressure files. "
+            "Block device: of all its threads, where the host counts delays (docs/kernel.md).",
             "percentunit",
             (
                 Query(
                     speed("homebound_pressure_stalled_seconds_total", "resource", more='role="trainer"'),
                     "{{resource}}",
                 ),
+                Query(speed("homebound_trainer_block_wait_seconds_total"), "block device"),
             ),
+        )
+    )
+
+
+def threads() -> Iterator[Any]:
+    """What the kernel counts for each thread, by role."""
+    yield lines(
+        Panel(
+            "Waiting for a processor, by role",
+            "Time in which threads of the role could run and had no processor; two that wait are 200 %. "
+            "Empty where the kernel does not take hb_resource_exit and its like, or does not count it.",
+            "percentunit",
+            (Query(speed("homebound_run_queue_seconds_total", "role"), "{{role}}"),),
+        )
+    )
+    yield lines(
+        Panel(
+            "Block devices, by role",
+            "Read from them, and made dirty to be written to them. What is on no disk (memory file systems, "
+            "sockets) does not count.",
+            "Bps",
+            (Query(speed("homebound_block_bytes_total", "role, direction"), "{{role}}, {{direction}}"),),
+        )
+    )
+    yield lines(
+        Panel(
+            "Major page faults, by role",
+            "Pages a second that had to be read from a disk: data that do not fit into memory, or programs "
+            "that were pushed out of it.",
+            "short",
+            (Query(speed("homebound_page_faults_total", "role", more='kind="major"'), "{{role}}"),),
         )
     )
 

@@ -13,6 +13,8 @@
 
 #include <bpf/bpf_core_read.h>
 
+#include "resources.h"
+
 #define HB_PAGE_SHIFT 12 // rusage counts pages; arm64 with larger ones says less than was used
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -35,6 +37,21 @@ typedef struct {
 	int counter;
 } hb_atomic;
 
+// Its members are there with CONFIG_SCHED_INFO.
+struct sched_info {
+	unsigned long long run_delay;
+};
+
+// With CONFIG_TASK_IO_ACCOUNTING.
+struct task_io_accounting {
+	__u64 read_bytes;
+	__u64 write_bytes;
+};
+
+struct task_delay_info {
+	__u64 blkio_delay;
+};
+
 struct signal_struct {
 	hb_atomic live; // threads that are left
 	void *oom_mm;   // set for a victim of the OOM killer
@@ -46,6 +63,11 @@ struct task_struct {
 	int exit_code;
 	struct signal_struct *signal;
 	struct css_set *cgroups;
+	unsigned long min_flt;
+	unsigned long maj_flt;
+	struct sched_info sched_info;
+	struct task_io_accounting ioac;
+	struct task_delay_info *delays; // 0 while the host does not count them
 };
 
 #pragma clang attribute pop
@@ -80,6 +102,26 @@ static __always_inline int hb_is_oom_victim(struct task_struct *task)
 static __always_inline __u64 hb_peak_memory(struct task_struct *task)
 {
 	return (__u64)BPF_CORE_READ(task, signal, maxrss) << HB_PAGE_SHIFT;
+}
+
+// What a thread used since it began, as /proc/PID/task/TID/{schedstat,stat,io} have it.
+static __always_inline void hb_used(struct task_struct *task, struct hb_resources *used)
+{
+	struct task_delay_info *delays = 0;
+
+	__builtin_memset(used, 0, sizeof(*used));
+	used->minor_faults = BPF_CORE_READ(task, min_flt);
+	used->major_faults = BPF_CORE_READ(task, maj_flt);
+	if (bpf_core_field_exists(task->sched_info.run_delay))
+		used->run_queue_ns = BPF_CORE_READ(task, sched_info.run_delay);
+	if (bpf_core_field_exists(task->ioac.read_bytes)) {
+		used->read_bytes = BPF_CORE_READ(task, ioac.read_bytes);
+		used->write_bytes = BPF_CORE_READ(task, ioac.write_bytes);
+	}
+	if (bpf_core_field_exists(task->delays))
+		delays = BPF_CORE_READ(task, delays);
+	if (delays && bpf_core_field_exists(delays->blkio_delay))
+		used->block_wait_ns = BPF_CORE_READ(delays, blkio_delay);
 }
 
 #endif

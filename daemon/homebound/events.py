@@ -140,6 +140,9 @@ class Program(_Label, enum.IntEnum):
     PROCESS_MOVE = 11
     CALLS = 12
     FILES = 13
+    RESOURCE_EXIT = 14
+    RESOURCE_MOVE = 15
+    RESOURCE_LIVE = 16
     UPLINK = 40
     LSM_SOCKET = 44
     LSM_CONNECT = 45
@@ -158,15 +161,11 @@ class Program(_Label, enum.IntEnum):
     @property
     def is_required(self) -> bool:
         """Whether nothing may start without it. The others only look on: each falls out alone."""
-        return self in _REQUIRED
+        return self <= Program.SYSCALL_EXIT
 
 
 # Programs whose events describe what is against no rule.
 ACTIVITY = frozenset({Program.PROCESS_FORK, Program.PROCESS_EXEC, Program.PROCESS_EXIT, Program.FILES})
-_REQUIRED = frozenset({
-    Program.SOCK_CREATE, Program.CONNECT4, Program.CONNECT6, Program.SENDMSG4, Program.SENDMSG6,
-    Program.EGRESS, Program.INGRESS, Program.SYSCALL_EXIT,
-})  # fmt: skip
 
 
 class Direction(_Label, enum.IntEnum):

@@ -30,23 +30,30 @@ LSM_RULES = (
     "lsm_socket", "lsm_connect", "lsm_send", "lsm_open", "lsm_receive", "lsm_trace", "lsm_bpf", "lsm_userns",
     "lsm_key",
 )  # fmt: skip
-# The programs on security hooks count as one, in rules and in figures of programs; so do those that look on
-# processes, in figures of programs: series are few. Status, events and the journal have each.
-LSM, LSM_PROGRAM, PROCESS_PROGRAM = "lsm", "hb_lsm", "hb_process"
+# The programs on security hooks count as one, in rules and in figures of programs. So do, in figures of
+# programs, those that hang on the device's cgroup, and those that look on one thing at several places: series
+# are few. Status, events and the journal have each.
+LSM = "lsm"
+ON_CGROUP = (
+    "hb_sock_create", "hb_connect4", "hb_connect6", "hb_sendmsg4", "hb_sendmsg6", "hb_egress", "hb_ingress",
+)  # fmt: skip
+PROGRAM_GROUPS = ("hb_process", "hb_resource", "hb_lsm")
 # Rules that are about sums and trials, not about one call.
 POLICY_RULES = (
     ("trainer", "transmit"), ("guard", "transmit"), ("gateway", "unaccounted"), ("gateway", "destination"),
     ("canary", "canary"),
 )  # fmt: skip
-REQUIRED_PROGRAMS = (
-    "hb_sock_create", "hb_connect4", "hb_connect6", "hb_sendmsg4", "hb_sendmsg6", "hb_egress", "hb_ingress",
-    "hb_syscall_exit",
-)  # fmt: skip
-WANTED_PROGRAMS = (
-    PROCESS_PROGRAM, "hb_calls", "hb_files", "hb_uplink", LSM_PROGRAM,
-)  # fmt: skip
+REQUIRED_PROGRAMS = ("hb_cgroup", "hb_syscall_exit")
+WANTED_PROGRAMS = ("hb_calls", "hb_files", "hb_uplink", *PROGRAM_GROUPS)
 PROGRAMS = (*REQUIRED_PROGRAMS, *WANTED_PROGRAMS)
-KINDS = ("denied", "canary", "attempt", "process_fork", "process_exec", "process_exit", "file_open")
+# Events that are about no rule are one kind here.
+ACTIVITY = "activity"
+AGAINST_NONE = ("process_fork", "process_exec", "process_exit", "file_open")
+KINDS = ("denied", "canary", "attempt", ACTIVITY)
+FEATURES = (
+    "btf", "bpf_programs", "bpf_lsm", "seccomp", "landlock", "sched_info", "task_io", "cgroup_cpu",
+    "cgroup_memory", "cgroup_io", "cgroup_pids",
+)  # fmt: skip
 WALLS = (
     "namespaces", "seccomp", "landlock", "cgroup-bpf", "bpf-lsm", "users", "no-inherited-fd", "no-core-dump",
     "no-swap",
@@ -60,6 +67,8 @@ REASONS = (
 PROCESS_STEPS = ("fork", "exec", "exit", "killed", "oom_kill")
 STREAMS = ("refusals", "activity")
 RESOURCES = ("cpu", "memory", "io")
+FAULTS = ("minor", "major")
+DIRECTIONS = ("read", "write")
 SCOPES = ("run", "all")
 
 # From a few kilobytes (digits) to the default of guard.max_update_bytes.
@@ -70,7 +79,7 @@ Combination = tuple[str, ...]
 # Who fills a metric: this process as things happen, or a reader that is asked at each scrape.
 Source = Literal[
     "counted", "traffic", "uplink", "denied", "processes", "calls", "opens", "events", "programs",
-    "usage", "collect",
+    "resources", "usage", "collect",
 ]  # fmt: skip
 # Metric name -> label values -> value; None is for what nobody knows and leaves a gap.
 Readings = Mapping[str, Mapping[Combination, float | None]]
@@ -95,13 +104,19 @@ def _each(*sets: Iterable[str]) -> tuple[Combination, ...]:
     return tuple(itertools.product(*sets))
 
 
-# A violation's rule is told less finely, for fewer series. Status, events and journal have the rule itself.
+# A rule is told less finely, for fewer series. Status, events and journal have the rule itself.
 TOLD_AS = {
-    **dict.fromkeys(("socket_raw", "socket_packet", "socket_vsock", "socket_netlink"), "socket_other"),
+    **dict.fromkeys(
+        (
+            "socket_datagram", "socket_raw", "socket_packet", "socket_vsock", "socket_unix", "socket_netlink",
+        ),
+        "socket_other",
+    ),
+    **dict.fromkeys(("namespace", "trace"), "kernel"),
     **dict.fromkeys(("connect4", "connect6"), "connect"),
     **dict.fromkeys(("sendmsg4", "sendmsg6"), "sendmsg"),
     **dict.fromkeys(LSM_RULES, LSM),
-}
+}  # fmt: skip
 # Rules that a role cannot break: who has a network is refused no packet, and only the gateway needs credit.
 NEVER_BROKEN = (
     ("watcher", "ingress"), ("gateway", "ingress"), ("watcher", "credit"), ("trainer", "credit"),
@@ -109,16 +124,25 @@ NEVER_BROKEN = (
 )  # fmt: skip
 
 
-def violation_rule(rule: str) -> str:
-    """The rule under which a violation is counted."""
+def shown_rule(rule: str) -> str:
+    """The rule under which a refusal or a violation is counted."""
     return TOLD_AS.get(rule, rule)
 
 
-VIOLATIONS = tuple(
-    pair
-    for pair in _each(STARTED, dict.fromkeys(violation_rule(rule) for rule in (*RULES, LSM)))
-    if pair not in NEVER_BROKEN
-)
+def shown_kind(kind: str) -> str:
+    """The kind under which an event is counted."""
+    return ACTIVITY if kind in AGAINST_NONE else kind
+
+
+def shown_program(name: str) -> str:
+    """The program under which the figures of one are added up."""
+    if name in ON_CGROUP:
+        return "hb_cgroup"
+    return next((group for group in PROGRAM_GROUPS if name.startswith(group)), name)
+
+
+SHOWN_RULES = tuple(dict.fromkeys(shown_rule(rule) for rule in (*RULES, LSM)))
+VIOLATIONS = tuple(pair for pair in _each(STARTED, SHOWN_RULES) if pair not in NEVER_BROKEN)
 
 
 METRICS = (
@@ -220,8 +244,9 @@ METRICS = (
     ),
     Metric(
         "homebound_denied_total", "counter",
-        "Attempts of any role that a wall refused, those of the canary and of a role's start included.",
-        ("rule",), _each((*RULES, LSM)), "denied",
+        "Attempts of any role that a wall refused, those of the canary and of a role's start included; like "
+        "kinds are one, and status has each.",
+        ("rule",), _each(SHOWN_RULES), "denied",
     ),
     # what was decided
     Metric(
@@ -288,6 +313,26 @@ METRICS = (
         "homebound_pressure_stalled_seconds_total", "counter",
         "Time in which at least one task of the role waited for the resource.",
         ("role", "resource"), _each(STARTED, RESOURCES), "usage",
+    ),
+    Metric(
+        "homebound_run_queue_seconds_total", "counter",
+        "Time in which threads of the role could run and had no processor.",
+        ("role",), _each(STARTED), "resources",
+    ),
+    Metric(
+        "homebound_page_faults_total", "counter",
+        "Page faults of the role; a major one had to be read from a disk.",
+        ("role", "kind"), _each(STARTED, FAULTS), "resources",
+    ),
+    Metric(
+        "homebound_block_bytes_total", "counter",
+        "Bytes that the role read from block devices, and those that it made dirty, to be written there.",
+        ("role", "direction"), _each(STARTED, DIRECTIONS), "resources",
+    ),
+    Metric(
+        "homebound_trainer_block_wait_seconds_total", "counter",
+        "Time in which threads of the trainer waited for a block device, where the host counts delays.",
+        source="resources",
     ),
     Metric(
         "homebound_resource_source_info", "gauge", "Where a resource's figures come from; always 1.",

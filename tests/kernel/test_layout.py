@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from homebound import events, structs
-from homebound.kernel import files, lsm
+from homebound.kernel import files, lsm, resources
 
 STRUCTS: dict[str, type[ctypes.Structure]] = {
     "hb_settings": structs.SettingsRecord,
@@ -28,6 +28,7 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "hb_place": lsm.PlaceRecord,
     "hb_lesson": lsm.LessonRecord,
     "hb_mount": files.MountRecord,
+    "hb_resources": resources.ResourcesRecord,
 }
 # Python enum, prefix of the names in C, and the names in C that only bound a table.
 ENUMS: dict[str, tuple[type[enum.IntEnum | enum.IntFlag], str, dict[str, int]]] = {

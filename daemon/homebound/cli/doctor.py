@@ -78,7 +78,7 @@ def examine(config: Path | None = None, etc: Path = ETC) -> list[Check]:
     found = [_root(), _cgroup2(), _bpf(), *_loaders(reading), _seccomp()]
     found += [_program("bwrap", "bubblewrap"), _program("setpriv", "util-linux"), _modules(), _clock()]
     running = _status(config, reading)
-    found += [*_programs(running), verdict, *_preload(reading), _btf(), _landlock()]
+    found += [*_programs(running), verdict, *_preload(reading), _btf(), *_counted(), _landlock()]
     found += [_controllers(), _synchronised()]
     found += places
     found += _privacy(reading)
@@ -219,6 +219,12 @@ def _preload(reading: Reading | None) -> Iterator[Check]:
 def _btf() -> Check:
     fact = features.btf()
     return _check("wanted", "kernel types", fact.present, fact.detail, "a kernel with CONFIG_DEBUG_INFO_BTF")
+
+
+def _counted() -> Iterator[Check]:
+    """What the kernel counts for each thread, of which the programs make sums."""
+    for name, fact in (("run-queue wait", features.sched_info()), ("block I/O", features.task_io())):
+        yield _check("wanted", name, fact.present, fact.detail, "without it that figure is missing")
 
 
 def _lsm(programs: Sequence[Mapping[str, Any]]) -> Check:

@@ -75,6 +75,16 @@ def btf(system: Path = Path("/sys")) -> Fact:
     return Fact(good, f"{path} " + ("is there" if good else "is no BTF"))
 
 
+def sched_info(proc: Path = Path("/proc")) -> Fact:
+    """Whether the kernel counts how long a thread waits for a processor. proc_pid_schedstat(5)"""
+    return _file(proc / "self/schedstat", "CONFIG_SCHED_INFO")
+
+
+def task_io(proc: Path = Path("/proc")) -> Fact:
+    """Whether the kernel counts a thread's bytes of block devices. proc_pid_io(5)"""
+    return _file(proc / "self/io", "CONFIG_TASK_IO_ACCOUNTING")
+
+
 def lsm(system: Path = Path("/sys")) -> tuple[str, ...] | None:
     """Active security modules in their order; None where securityfs is not mounted. lsm(7)"""
     try:
@@ -110,6 +120,11 @@ def seccomp() -> Fact:
     }
     status = _in_child(_try_seccomp)
     return Fact(status == HOLDS, seen.get(status, f"the trial ended with {status}"))
+
+
+def _file(path: Path, option: str) -> Fact:
+    there = path.exists()
+    return Fact(there, f"{path} is there" if there else f"no {path}: this kernel was built without {option}")
 
 
 def _try_landlock() -> int:

@@ -116,6 +116,12 @@ def read_cells(fd: int, indices: Iterable[int]) -> Mapping[int, int]:
     return {index: cells.read(index)[0] for index in indices}
 
 
+def read_words(fd: int, roles: Iterable[Role]) -> Mapping[Role, list[int]]:
+    """The sums of these roles' cells, word for word."""
+    cells = _Cells(fd)
+    return {role: cells.read(role) for role in roles}
+
+
 class _Cells:
     """A per-CPU array of 64-bit words, read cell by cell and summed over the CPUs."""
 

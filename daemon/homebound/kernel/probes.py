@@ -26,7 +26,7 @@ from homebound.events import (
     Side,
     address_bytes,
 )
-from homebound.kernel import bpf, calls, loading, lsm, syscalls
+from homebound.kernel import bpf, calls, loading, lsm, resources, syscalls
 from homebound.kernel import pins as folders
 from homebound.kernel.job import Job, Loader
 from homebound.kernel.pins import LINKS, MAPS, PROGRAMS
@@ -52,6 +52,7 @@ OBJECTS: Mapping[str, tuple[Program, ...]] = {
     ),
     "calls": (Program.CALLS,),
     "files": (Program.FILES,),
+    "resources": (Program.RESOURCE_EXIT, Program.RESOURCE_MOVE, Program.RESOURCE_LIVE),
     "uplink": (Program.UPLINK,),
     **lsm.OBJECTS,
 }
@@ -74,6 +75,7 @@ SHARED_MAPS = (
     "dangerous",
     "mount_area",
     "opens",
+    "resources",
     "uplink",
     "link_header",
     "refused_calls",
@@ -209,6 +211,11 @@ class Probes:
         makes it. Before, the start makes moves of its own. Nothing happens where no program looks."""
         if "armed" in self.maps:
             bpf.update(self.map_fd("armed"), bytes(4), bytes(ctypes.c_uint32(1)))
+
+    def look_at_threads(self) -> None:
+        """Have what living threads used so far added up. Nothing happens where no program looks."""
+        if (name := Program.RESOURCE_LIVE.bpf_name) in self.programs_open:
+            resources.look(self.programs_open[name][1])
 
     def unassign(self, cgroup_id: int) -> None:
         """Take the role back: what is left in the cgroup is denied everything."""

@@ -34,7 +34,7 @@ OBJECTS = Path(__file__).parents[1] / "bpf_objects"
 # What the watcher reads besides the ring buffer; it gets these maps and no others.
 COUNTER_MAPS = ("traffic", "denied", "attempts", "program_state")
 # What wanted programs count; missing where such a program does not load.
-TRACE_MAPS = ("processes", "calls", "opens", "uplink")
+TRACE_MAPS = ("processes", "calls", "opens", "resources", "uplink")
 # Roles whose use of processor, memory and disk is exported.
 WATCHED_ROLES = (Role.SUPERVISOR, Role.WATCHER, Role.TRAINER, Role.GUARD, Role.GATEWAY)
 
@@ -297,5 +297,7 @@ def kernel_features() -> dict[str, bool]:
         "bpf_lsm": "bpf" in modules,
         "seccomp": features.seccomp().present,
         "landlock": features.landlock_abi() > 0,
+        "sched_info": features.sched_info().present,
+        "task_io": features.task_io().present,
         **{f"cgroup_{name}": name in controllers for name in ("cpu", "memory", "io", "pids")},
     }

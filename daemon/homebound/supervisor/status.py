@@ -22,7 +22,7 @@ from homebound import __version__
 from homebound.books import accounts, ledger, spending
 from homebound.books.anchor import Kept
 from homebound.events import Direction, Processes, Role, Rule, Traffic, TrafficKey, Verdict
-from homebound.kernel import calls, maps
+from homebound.kernel import calls, maps, resources
 from homebound.rooms import areas, bounds
 from homebound.rooms.canary import LSM_WALL
 from homebound.rooms.instance import Instance
@@ -84,6 +84,9 @@ def answer(listener: socket.socket, daemon: Supervisor) -> None:
 
 def periodic(daemon: Supervisor) -> Iterator[dict[str, Any]]:
     """What the watcher needs for its metrics and has no right to look at itself."""
+    if daemon.walls is not None:
+        with suppress(OSError):  # nothing is lost: the next look adds it
+            daemon.walls.probes.look_at_threads()
     yield {"type": "usage", "roles": {role.label: _used(daemon.place, role) for role in SHOWN_ROLES}}
     yield {"type": "walls", "walls": {name: wall["active"] for name, wall in walls(daemon).items()}}
     yield {"type": "training_stopped", "stopped": bool(daemon.life.barred)}
@@ -202,7 +205,7 @@ def _role(daemon: Supervisor, role: Role, traffic: TrafficTable, denied: DeniedT
     cells = [
         (key, cell) for key, cell in traffic.items() if key.role is role and key.verdict is Verdict.ALLOWED
     ]
-    processes = _processes(daemon)
+    processes, used = _processes(daemon), _resources(daemon)
     alive = member is not None or role is Role.SUPERVISOR
     return {
         "state": "running" if alive else "stopped",
@@ -212,6 +215,7 @@ def _role(daemon: Supervisor, role: Role, traffic: TrafficTable, denied: DeniedT
         "denied": sum(count for (who, _), count in denied.items() if who is role),
         "restarts": _restarts(daemon, role),
         "processes": asdict(processes[role]) if role in processes else None,
+        "resources": asdict(used[role]) if role in used else None,
         **_used(daemon.place, role),
     }
 
@@ -226,6 +230,12 @@ def _processes(daemon: Supervisor) -> Mapping[Role, Processes]:
     """What the roles' processes did; nothing where no program looks."""
     found = daemon.walls.probes.maps if daemon.walls else {}
     return maps.read_processes(found["processes"]) if "processes" in found else {}
+
+
+def _resources(daemon: Supervisor) -> Mapping[Role, resources.Resources]:
+    """What the roles' threads used until the last look at them; nothing where no program looks."""
+    found = daemon.walls.probes.maps if daemon.walls else {}
+    return resources.read(found["resources"]) if "resources" in found else {}
 
 
 def _restarts(daemon: Supervisor, role: Role) -> int:

@@ -28,7 +28,7 @@ from homebound.errors import InternalError
 from homebound.events import Event, Kind
 from homebound.kernel import maps
 from homebound.kernel.usage import OpenFiles
-from homebound.metrics import REASONS, STARTED, WALLS, violation_rule
+from homebound.metrics import REASONS, STARTED, WALLS, shown_kind, shown_rule
 from homebound.watcher import page, policy, readings, siteprobes
 from homebound.watcher.policy import Action, CanaryResult, Observation, Strange, Verdict
 from homebound.watcher.recording import Metrics
@@ -134,6 +134,7 @@ class Watcher:
                 "calls": lambda: readings.of_calls(counters.calls()),
                 "opens": lambda: readings.of_opens(counters.opens()),
                 "processes": lambda: readings.of_processes(counters.processes()),
+                "resources": lambda: readings.of_resources(counters.resources(), handed.features),
                 "programs": lambda: readings.of_programs(counters.programs(), self._programs),
                 "usage": lambda: readings.of_usage(cgroups, self._usage),
             },
@@ -218,7 +219,7 @@ class Watcher:
         self._metrics.add("homebound_events_undecoded_total", by=undecoded - self._undecoded)
         self._undecoded = undecoded
         for event in events:
-            self._metrics.add("homebound_events_total", event.kind.label)
+            self._metrics.add("homebound_events_total", shown_kind(event.kind.label))
             if event.kind is Kind.CANARY:
                 self._proved = event.time_ns / 1e9
         against = [event for event in events if event.rule is not None]
@@ -241,7 +242,7 @@ class Watcher:
         self._metrics.add(
             "homebound_violations_total",
             verdict.role.label,
-            violation_rule(verdict.rule),
+            shown_rule(verdict.rule),
             by=verdict.violations,
         )
         if verdict.rule == "unaccounted":

@@ -3,7 +3,7 @@
 
 The kernel's figures are turned into readings here and kept nowhere. What takes rights to see (whether a
 program is attached, the processes of a cgroup without controllers) is the supervisor's last word.
-May import: events, metrics, kernel.files, kernel.maps, kernel.usage.
+May import: events, metrics, kernel.files, kernel.maps, kernel.resources, kernel.usage.
 """
 
 from __future__ import annotations
@@ -26,18 +26,17 @@ from homebound.events import (
     TrafficKey,
     Verdict,
 )
-from homebound.kernel import maps, usage
+from homebound.kernel import maps, resources, usage
 from homebound.kernel.files import Opens, area_label, read_opens
+from homebound.kernel.resources import Resources
 from homebound.metrics import (
     BY_NAME,
-    LSM,
-    LSM_PROGRAM,
-    LSM_RULES,
-    PROCESS_PROGRAM,
     PROGRAMS,
     RESOURCES,
     STARTED,
     Readings,
+    shown_program,
+    shown_rule,
 )
 
 SOURCES = frozenset({usage.CGROUP, usage.PSUTIL, usage.ABSENT})
@@ -66,6 +65,9 @@ class Counters(Protocol):
 
     def opens(self) -> Opens:
         """Files that each role opened; nothing where no program looks."""
+
+    def resources(self) -> Mapping[Role, Resources]:
+        """What each role's threads used; nothing where no program looks."""
 
     def programs(self) -> Mapping[Program, ProgramCounts]:
         """Every program's own counts."""
@@ -97,6 +99,9 @@ class MapCounters:
 
     def opens(self) -> Opens:
         return read_opens(self.fds["opens"]) if "opens" in self.fds else {}
+
+    def resources(self) -> Mapping[Role, Resources]:
+        return resources.read(self.fds["resources"]) if "resources" in self.fds else {}
 
     def programs(self) -> Mapping[Program, ProgramCounts]:
         return maps.read_program_state(self.fds["program_state"])
@@ -179,7 +184,7 @@ def of_denied(denied: Mapping[tuple[Role, Rule], int]) -> Readings:
     """Refused attempts by rule, of all roles."""
     sums: dict[tuple[str, ...], float | None] = {}
     for (_, rule), count in denied.items():
-        label = (LSM if rule.label in LSM_RULES else rule.label,)
+        label = (shown_rule(rule.label),)
         sums[label] = (sums.get(label) or 0) + count
     return {"homebound_denied_total": sums}
 
@@ -235,11 +240,40 @@ def of_opens(found: Opens) -> Readings:
     }
 
 
+def of_resources(found: Mapping[Role, Resources], features: Mapping[str, bool]) -> Readings:
+    """What the roles' threads used; left out where no program looks, or where the kernel does not count it.
+
+    Nobody knows of the wait for block devices whether it is counted before there is any.
+    """
+    wait: dict[tuple[str, ...], float | None] = {}
+    faults: dict[tuple[str, ...], float | None] = {}
+    moved: dict[tuple[str, ...], float | None] = {}
+    for name in STARTED:
+        used = found.get(Role[name.upper()])
+        queued = used if features.get("sched_info") else None
+        told = used if features.get("task_io") else None
+        wait[(name,)] = queued.run_queue_ns / 1e9 if queued else None
+        faults[name, "minor"] = used.minor_faults if used else None
+        faults[name, "major"] = used.major_faults if used else None
+        moved[name, "read"] = told.read_bytes if told else None
+        moved[name, "write"] = told.write_bytes if told else None
+    trainer = found.get(Role.TRAINER)
+    is_counted = any(used.block_wait_ns for used in found.values())
+    return {
+        "homebound_run_queue_seconds_total": wait,
+        "homebound_page_faults_total": faults,
+        "homebound_block_bytes_total": moved,
+        "homebound_trainer_block_wait_seconds_total": {
+            (): trainer.block_wait_ns / 1e9 if trainer and is_counted else None
+        },
+    }
+
+
 def programs_from_report(report: Any) -> dict[str, ProgramFigures]:
     """The supervisor's list of programs, each with name, need, attached, runs and run_seconds."""
     found: dict[str, ProgramFigures] = {}
     for entry in report if isinstance(report, list) else []:
-        if isinstance(entry, dict) and (name := _shown_as(entry.get("name"))) in PROGRAMS:
+        if isinstance(entry, dict) and (name := shown_program(str(entry.get("name")))) in PROGRAMS:
             runs, seconds = _number(entry.get("runs")), _number(entry.get("run_seconds"))
             figures = ProgramFigures(entry.get("attached") is True, runs, seconds)
             figures = SWITCHED_OFF if entry.get("need") == "off" else figures
@@ -247,14 +281,10 @@ def programs_from_report(report: Any) -> dict[str, ProgramFigures]:
     return found
 
 
-def _shown_as(name: object) -> str:
-    """The name in metrics: those on security hooks are one, those on processes another."""
-    text = str(name)
-    return next((shared for shared in (LSM_PROGRAM, PROCESS_PROGRAM) if text.startswith(shared)), text)
-
-
 def _together(one: ProgramFigures, other: ProgramFigures) -> ProgramFigures:
-    """Attached when both are."""
+    """Attached when both are; one that is switched off says nothing."""
+    if SWITCHED_OFF in (one, other):
+        return other if one == SWITCHED_OFF else one
     return ProgramFigures(
         one.attached and other.attached,
         None if one.runs is None or other.runs is None else one.runs + other.runs,

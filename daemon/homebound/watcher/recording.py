@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
@@ -28,6 +29,8 @@ from homebound.metrics import BY_NAME, METRICS, Combination, Metric, Reader, Sou
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
+
+OWN = frozenset({"process_start_time_seconds", "process_resident_memory_bytes"})
 
 
 class Metrics:
@@ -108,8 +111,19 @@ class Metrics:
 
 def application(registry: CollectorRegistry) -> WSGIApplication:
     """The WSGI application that serves ``registry``, with this process's own figures beside ours."""
-    ProcessCollector(registry=registry)
+    registry.register(_OwnFigures(ProcessCollector(registry=None)))
     return make_wsgi_app(registry)
+
+
+@dataclass(frozen=True)
+class _OwnFigures:
+    """Of this process: what alerts and dashboards ask for. The rest is among the figures of the roles."""
+
+    found: ProcessCollector
+
+    def collect(self) -> Iterator[Family]:
+        """At each scrape."""
+        return (family for family in self.found.collect() if family.name in OWN)
 
 
 def _family(metric: Metric, reading: Mapping[Combination, float | None]) -> Family:

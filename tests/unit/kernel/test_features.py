@@ -35,6 +35,18 @@ def test_btf(tmp_path: Path) -> None:
         assert features.btf(tmp_path).present is present
 
 
+def test_what_is_counted_for_each_thread(tmp_path: Path) -> None:
+    (tmp_path / "self").mkdir()
+    for look, name, option in (
+        (features.sched_info, "schedstat", "CONFIG_SCHED_INFO"),
+        (features.task_io, "io", "CONFIG_TASK_IO_ACCOUNTING"),
+    ):
+        assert not look(tmp_path).present
+        assert option in look(tmp_path).detail
+        (tmp_path / "self" / name).write_text("0 0 0\n")
+        assert look(tmp_path).present
+
+
 def test_lsm(tmp_path: Path) -> None:
     assert features.lsm(tmp_path) is None
     (tmp_path / "kernel/security").mkdir(parents=True)

@@ -28,6 +28,7 @@ from homebound.events import (
     Verdict,
 )
 from homebound.kernel.files import Opens
+from homebound.kernel.resources import Resources
 
 
 def tx(role: Role, verdict: Verdict = Verdict.ALLOWED, family: Family = Family.IPV4) -> TrafficKey:
@@ -83,6 +84,9 @@ class MemoryCounters:
 
     def opens(self) -> Opens:
         return {}
+
+    def resources(self) -> Mapping[Role, Resources]:
+        return {role: Resources(6_000_000_000, 5, 4, 3, 2, 1_000_000_000) for role in Role}
 
     def programs(self) -> Mapping[Program, ProgramCounts]:
         return {program: ProgramCounts(5, 3, 2) for program in Program}

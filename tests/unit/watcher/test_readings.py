@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,23 +86,57 @@ def test_programs_on_security_hooks_are_one() -> None:
 def test_programs_of_the_supervisor() -> None:
     reported = readings.programs_from_report(
         [
-            {"name": "hb_egress", "attached": True, "runs": 23, "run_seconds": 0.5},
+            {"name": "hb_syscall_exit", "attached": True, "runs": 23, "run_seconds": 0.5},
+            {"name": "hb_egress", "attached": True, "runs": 5, "run_seconds": 0.5},
             {"name": "hb_ingress", "attached": False, "runs": -1},
             {"name": "made_up", "attached": True},
             "junk",
         ]
     )
     found = readings.of_programs(MemoryCounters().programs(), reported)
-    assert found["homebound_bpf_program_attached"]["hb_egress", "required"] == 1.0
-    assert found["homebound_bpf_program_runs_total"][("hb_egress",)] == 23
-    assert found["homebound_bpf_program_run_seconds_total"][("hb_egress",)] == 0.5
-    assert found["homebound_bpf_program_attached"]["hb_ingress", "required"] == 0.0
-    assert found["homebound_bpf_program_runs_total"][("hb_ingress",)] is None
+    assert found["homebound_bpf_program_attached"]["hb_syscall_exit", "required"] == 1.0
+    assert found["homebound_bpf_program_runs_total"][("hb_syscall_exit",)] == 23
+    assert found["homebound_bpf_program_run_seconds_total"][("hb_syscall_exit",)] == 0.5
+    assert found["homebound_bpf_program_attached"]["hb_cgroup", "required"] == 0.0
+    assert found["homebound_bpf_program_runs_total"][("hb_cgroup",)] is None
     assert "made_up" not in {name for name, _ in found["homebound_bpf_program_attached"]}
-    off = readings.programs_from_report([{"name": "hb_egress", "need": "off", "attached": False, "runs": 0}])
+    off = readings.programs_from_report([{"name": "hb_calls", "need": "off", "attached": False, "runs": 0}])
     found = readings.of_programs(MemoryCounters().programs(), off)
-    assert found["homebound_bpf_program_attached"]["hb_egress", "required"] is None
+    assert found["homebound_bpf_program_attached"]["hb_calls", "wanted"] is None
     assert readings.programs_from_report(None) == {}
+
+
+def test_resources_are_those_of_the_roles_that_are_started() -> None:
+    found = readings.of_resources(MemoryCounters().resources(), {"sched_info": True, "task_io": True})
+    for name in found:
+        assert found[name].keys() == set(BY_NAME[name].values), name
+    assert found["homebound_run_queue_seconds_total"]["guard",] == 6.0
+    assert found["homebound_page_faults_total"]["guard", "minor"] == 5
+    assert found["homebound_page_faults_total"]["guard", "major"] == 4
+    assert found["homebound_block_bytes_total"]["guard", "read"] == 3
+    assert found["homebound_block_bytes_total"]["guard", "write"] == 2
+    assert found["homebound_trainer_block_wait_seconds_total"][()] == 1.0
+
+
+def test_what_the_kernel_does_not_count_is_left_out() -> None:
+    counters = MemoryCounters().resources()
+    bare = readings.of_resources(counters, {"sched_info": False})
+    assert set(bare["homebound_run_queue_seconds_total"].values()) == {None}
+    assert set(bare["homebound_block_bytes_total"].values()) == {None}
+    assert bare["homebound_page_faults_total"]["trainer", "major"] == 4
+    never = {role: replace(used, block_wait_ns=0) for role, used in counters.items()}
+    assert readings.of_resources(never, {})["homebound_trainer_block_wait_seconds_total"] == {(): None}
+    nobody = readings.of_resources({}, {"sched_info": True, "task_io": True})
+    assert {value for values in nobody.values() for value in values.values()} == {None}
+
+
+def test_programs_of_a_group_that_are_switched_off_say_nothing() -> None:
+    """Neither for the group nor against it."""
+    on = {"name": "hb_lsm_open", "need": "wanted", "attached": True, "runs": 2, "run_seconds": 0.5}
+    off = {"name": "hb_lsm_bpf", "need": "off", "attached": False, "runs": 0, "run_seconds": 0.0}
+    for report in ([on, off], [off, on]):
+        assert readings.programs_from_report(report) == {"hb_lsm": readings.ProgramFigures(True, 2, 0.5)}
+    assert readings.programs_from_report([off, off]) == {"hb_lsm": readings.SWITCHED_OFF}
 
 
 def test_usage_takes_the_cgroup_first_and_the_supervisor_where_it_is_blind(tmp_path: Path) -> None:
