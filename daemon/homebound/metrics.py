@@ -46,10 +46,10 @@ POLICY_RULES = (
 REQUIRED_PROGRAMS = ("hb_cgroup", "hb_syscall_exit")
 WANTED_PROGRAMS = ("hb_calls", "hb_files", "hb_uplink", *PROGRAM_GROUPS)
 PROGRAMS = (*REQUIRED_PROGRAMS, *WANTED_PROGRAMS)
-# Events that are about no rule are one kind here.
-ACTIVITY = "activity"
-AGAINST_NONE = ("process_fork", "process_exec", "process_exit", "file_open")
-KINDS = ("denied", "canary", "attempt", ACTIVITY)
+# Events that are about processes are one kind here.
+PROCESS = "process"
+PROCESS_KINDS = ("process_fork", "process_exec", "process_exit")
+KINDS = ("denied", "canary", "attempt", PROCESS, "file_open")
 FEATURES = (
     "btf", "bpf_programs", "bpf_lsm", "seccomp", "landlock", "sched_info", "task_io", "cgroup_cpu",
     "cgroup_memory", "cgroup_io", "cgroup_pids",
@@ -131,7 +131,7 @@ def shown_rule(rule: str) -> str:
 
 def shown_kind(kind: str) -> str:
     """The kind under which an event is counted."""
-    return ACTIVITY if kind in AGAINST_NONE else kind
+    return PROCESS if kind in PROCESS_KINDS else kind
 
 
 def shown_program(name: str) -> str:
