@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 // Never loaded: its BTF names every struct and enum of the contract, for tests/kernel/test_layout.py.
 // An enum that is used only as constants does not reach BTF, so there is a variable of each.
+#include "include/calltimes.h"
 #include "include/homebound.h"
 #include "include/resources.h"
 #include "include/rights.h"
@@ -15,6 +16,7 @@ struct hb_program_state layout_program_state;
 struct hb_stream layout_stream;
 struct hb_processes layout_processes;
 struct hb_calls layout_calls;
+struct hb_call_times layout_call_times;
 struct hb_resources layout_resources;
 struct hb_event layout_event;
 

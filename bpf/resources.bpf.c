@@ -98,26 +98,26 @@ static __always_inline void count(__u32 program, struct task_struct *task)
 
 // The end of each thread: what it used is settled but for its last steps.
 SEC("tp_btf/sched_process_exit")
-int hb_resource_exit(const __u64 *ctx)
+int hb_thread_exit(const __u64 *ctx)
 {
-	count(HB_PROGRAM_RESOURCE_EXIT, (void *)ctx[0]);
+	count(HB_PROGRAM_THREAD_EXIT, (void *)ctx[0]);
 	return 0;
 }
 
 // Every thread of the host, at each read of what is pinned as a link of this.
 SEC("iter/task")
-int hb_resource_live(struct hb_iter_task *ctx)
+int hb_thread_live(struct hb_iter_task *ctx)
 {
 	struct task_struct *task = ctx->task;
 
 	if (task)
-		count(HB_PROGRAM_RESOURCE_LIVE, task);
+		count(HB_PROGRAM_THREAD_LIVE, task);
 	return 0;
 }
 
 // After the move. What was used before it stays with the role before.
 SEC("tp_btf/cgroup_attach_task")
-int hb_resource_move(const __u64 *ctx)
+int hb_thread_move(const __u64 *ctx)
 {
 	struct task_struct *task = (void *)ctx[2];
 	__u32 from, to = hb_role_of(hb_cgroup_of(task, settings.role_level));
@@ -127,13 +127,13 @@ int hb_resource_move(const __u64 *ctx)
 	last = bpf_task_storage_get(&looked, task, 0, to ? BPF_LOCAL_STORAGE_GET_F_CREATE : 0);
 	if (!last) {
 		if (to)
-			hb_count_failure(HB_PROGRAM_RESOURCE_MOVE);
+			hb_count_failure(HB_PROGRAM_THREAD_MOVE);
 		return 0;
 	}
 	hb_used(task, &now);
 	from = look(last, &now, &by, to);
 	if (from)
-		add(HB_PROGRAM_RESOURCE_MOVE, from, &by);
+		add(HB_PROGRAM_THREAD_MOVE, from, &by);
 	return 0;
 }
 

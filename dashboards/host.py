@@ -49,7 +49,10 @@ def build() -> dashboard.Dashboard:
         ("Refusals", _refusals()),
         ("Rounds", (*hostwork.rounds(), *hostwork.budget())),
         ("Resources", (*hostwork.resources(), *hostwork.threads())),
-        ("Processes and calls", (*hostwork.processes(), *hostwork.system_calls(), *hostwork.opens())),
+        (
+            "Processes and calls",
+            (*hostwork.processes(), *hostwork.system_calls(), *hostwork.opens(), *hostwork.times()),
+        ),
         ("Watching", (*hostwork.watching(), *hostwork.whole(), *hostwork.loading())),
     ):
         made.with_row(dashboard.Row(title))

@@ -85,15 +85,13 @@ def resources() -> Iterator[Any]:
     yield lines(
         Panel(
             "The trainer waits",
-            "Share of time in which some task of it waited for the resource; empty without pressure files. "
-            "Block device: of all its threads, where the host counts delays (docs/kernel.md).",
+            "Share of time in which some task of it waited for the resource. Empty without pressure files.",
             "percentunit",
             (
                 Query(
                     speed("homebound_pressure_stalled_seconds_total", "resource", more='role="trainer"'),
                     "{{resource}}",
                 ),
-                Query(speed("homebound_trainer_block_wait_seconds_total"), "block device"),
             ),
         )
     )
@@ -105,7 +103,7 @@ def threads() -> Iterator[Any]:
         Panel(
             "Waiting for a processor, by role",
             "Time in which threads of the role could run and had no processor; two that wait are 200 %. "
-            "Empty where the kernel does not take hb_resource_exit and its like, or does not count it.",
+            "Empty where the kernel does not take hb_thread_exit and its like, or does not count it.",
             "percentunit",
             (Query(speed("homebound_run_queue_seconds_total", "role"), "{{role}}"),),
         )
@@ -126,6 +124,45 @@ def threads() -> Iterator[Any]:
             "that were pushed out of it.",
             "short",
             (Query(speed("homebound_page_faults_total", "role", more='kind="major"'), "{{role}}"),),
+        )
+    )
+
+
+def times() -> Iterator[Any]:
+    """How long the trainer stands still in the kernel."""
+    duration = "homebound_trainer_call_seconds"
+    below = speed(f"{duration}_bucket", "class", more='le="0.001048576"')
+    pressed = speed("homebound_pressure_stalled_seconds_total", more='role="trainer", resource="io"')
+    yield lines(
+        Panel(
+            "The trainer waits for a disk",
+            "Time in which its threads stood still for a block device, all together, where the host counts "
+            "delays (sysctl kernel.task_delayacct); else the share of time in which some task of it did.",
+            "percentunit",
+            (Query(f"{speed('homebound_trainer_block_wait_seconds_total')} or {pressed}", "waits"),),
+        )
+    )
+    yield lines(
+        Panel(
+            "Time of a system call",
+            "Mean, of the trainer's calls about files and of all others, which wait as long as they like. "
+            "Empty unless the setting kernel.time_calls is on.",
+            "s",
+            (
+                Query(
+                    f"{speed(duration + '_sum', 'class')} / {speed(duration + '_count', 'class')}",
+                    "{{class}}",
+                ),
+            ),
+        )
+    )
+    yield lines(
+        Panel(
+            "Slow system calls",
+            "Share of the trainer's calls that took more than a millisecond. Empty unless the setting "
+            "kernel.time_calls is on.",
+            "percentunit",
+            (Query(f"1 - {below} / {speed(duration + '_count', 'class')}", "{{class}}"),),
         )
     )
 

@@ -140,9 +140,11 @@ class Program(_Label, enum.IntEnum):
     PROCESS_MOVE = 11
     CALLS = 12
     FILES = 13
-    RESOURCE_EXIT = 14
-    RESOURCE_MOVE = 15
-    RESOURCE_LIVE = 16
+    THREAD_EXIT = 14
+    THREAD_MOVE = 15
+    THREAD_LIVE = 16
+    CALL_ENTER = 17
+    CALL_EXIT = 18
     UPLINK = 40
     LSM_SOCKET = 44
     LSM_CONNECT = 45

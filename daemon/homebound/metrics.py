@@ -37,14 +37,14 @@ LSM = "lsm"
 ON_CGROUP = (
     "hb_sock_create", "hb_connect4", "hb_connect6", "hb_sendmsg4", "hb_sendmsg6", "hb_egress", "hb_ingress",
 )  # fmt: skip
-PROGRAM_GROUPS = ("hb_process", "hb_resource", "hb_lsm")
+PROGRAM_GROUPS = ("hb_process", "hb_thread", "hb_call", "hb_lsm")
 # Rules that are about sums and trials, not about one call.
 POLICY_RULES = (
     ("trainer", "transmit"), ("guard", "transmit"), ("gateway", "unaccounted"), ("gateway", "destination"),
     ("canary", "canary"),
 )  # fmt: skip
 REQUIRED_PROGRAMS = ("hb_cgroup", "hb_syscall_exit")
-WANTED_PROGRAMS = ("hb_calls", "hb_files", "hb_uplink", *PROGRAM_GROUPS)
+WANTED_PROGRAMS = ("hb_files", "hb_uplink", *PROGRAM_GROUPS)
 PROGRAMS = (*REQUIRED_PROGRAMS, *WANTED_PROGRAMS)
 # Events that are about processes are one kind here.
 PROCESS = "process"
@@ -72,14 +72,18 @@ DIRECTIONS = ("read", "write")
 SCOPES = ("run", "all")
 
 # From a few kilobytes (digits) to the default of guard.max_update_bytes.
-UPDATE_BUCKETS = (4096.0, 65536.0, 1048576.0, 16777216.0, 67108864.0, 268435456.0, 536870912.0)
-ROUND_BUCKETS = (1.0, 5.0, 15.0, 60.0, 150.0, 300.0, 600.0)
+UPDATE_BUCKETS = (4096.0, 1048576.0, 16777216.0, 268435456.0, 536870912.0)
+# Times of system calls, kept in powers of two of a nanosecond, are shown up to three of them: what needs no
+# wait, what a quick disk takes, what somebody notices. Of two classes; status has all of both.
+CALL_SLOTS = {slot: f"{2**slot / 1e9:.12g}" for slot in (14, 20, 27)}
+TIMED_CLASSES = ("file", "other")
+ROUND_BUCKETS = (1.0, 15.0, 60.0, 300.0, 600.0)
 
 Combination = tuple[str, ...]
 # Who fills a metric: this process as things happen, or a reader that is asked at each scrape.
 Source = Literal[
     "counted", "traffic", "uplink", "denied", "processes", "calls", "opens", "events", "programs",
-    "resources", "usage", "collect",
+    "resources", "call_times", "usage", "collect",
 ]  # fmt: skip
 # Metric name -> label values -> value; None is for what nobody knows and leaves a gap.
 Readings = Mapping[str, Mapping[Combination, float | None]]
@@ -215,6 +219,12 @@ METRICS = (
         ("area", "mode"), (), "opens",
     ),
     Metric(
+        "homebound_trainer_call_seconds", "histogram",
+        "Time from entry to return of the trainer's system calls, with kernel.time_calls: of those about "
+        "files, and of all others, which may wait as long as they like.",
+        ("class",), (), "call_times",
+    ),
+    Metric(
         "homebound_event_path_age_seconds", "gauge", "Age of the last event that came through.",
         source="events",
     ),
@@ -331,7 +341,8 @@ METRICS = (
     ),
     Metric(
         "homebound_trainer_block_wait_seconds_total", "counter",
-        "Time in which threads of the trainer waited for a block device, where the host counts delays.",
+        "Time in which threads of the trainer waited for a block device, where the host counts delays "
+        "(sysctl kernel.task_delayacct).",
         source="resources",
     ),
     Metric(

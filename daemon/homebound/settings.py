@@ -321,6 +321,13 @@ class KernelSettings:
             "other, never by name. Slows each call of the host."
         ),
     )
+    time_calls: bool = field(
+        default=False,
+        metadata=about(
+            "Measure how long the trainer's system calls take. Slows each call of the host, twice as much as "
+            "the other settings here."
+        ),
+    )
     security_hooks: bool = field(
         default=False,
         metadata=about(

@@ -3,7 +3,7 @@
 
 Every workload runs with the programs and without them in turn, so that what else the machine does falls on
 both alike; the figures are medians of processor time, which the load of others moves least. Storm and stream
-run outside of the device, the training inside of it.
+run outside of the device, the training inside of it, and so does a second storm.
 Run as root: PYTHONPATH=daemon:tests python tests/bench/probes_cost.py [ROUNDS [WORKLOAD...]]
 """
 
@@ -31,6 +31,7 @@ OBJECTS = Path(__file__).resolve().parents[2] / "daemon/homebound/bpf_objects"
 ROUNDS = 7
 STORM_BYTES, STREAM_MEGABYTES, EPOCHS = 200_000, 128, 5
 AIMS = {"training": 1.0, "storm": 5.0, "stream": 2.0}
+ASIDE = "bench"
 
 
 @contextmanager
@@ -84,6 +85,11 @@ def storm(root: Path) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def storm_inside(root: Path) -> float:
+    """The same in the trainer's cgroup."""
+    return float(in_child(lambda: storm(root), root / "trainer"))
+
+
 def stream(root: Path) -> float:
     """Seconds for a TCP stream over loopback."""
     del root
@@ -135,13 +141,24 @@ def train(epochs: int) -> float:
     return time.process_time() - began
 
 
-WORKLOADS: Mapping[str, Callable[[Path], float]] = {"storm": storm, "stream": stream, "training": training}
-ASKED_FOR = {Program.CALLS: "bench", Program.FILES: "bench"}
+WORKLOADS: Mapping[str, Callable[[Path], float]] = {
+    "storm": storm, "storm inside": storm_inside, "stream": stream, "training": training,
+}  # fmt: skip
+# What the settings switch on.
+ASKED_FOR = (Program.CALLS, Program.FILES, Program.CALL_ENTER, Program.CALL_EXIT)
+
+
+def asked_for(*wanted: Program) -> Mapping[Program, str]:
+    """What is left out when these are asked for."""
+    return {program: ASIDE for program in ASKED_FOR if program not in wanted}
+
+
 CASES: Mapping[str, tuple[Mapping[Program, str], bool]] = {
-    "walls alone": ({program: "bench" for program in Program if not program.is_required}, False),
-    "by default": (ASKED_FOR, False),
-    "with hb_files": ({Program.CALLS: "bench"}, False),
-    "with hb_calls": ({Program.FILES: "bench"}, True),
+    "walls alone": ({program: ASIDE for program in Program if not program.is_required}, False),
+    "by default": (asked_for(), False),
+    "with hb_files": (asked_for(Program.FILES), False),
+    "with hb_calls": (asked_for(Program.CALLS), True),
+    "with hb_call_*": (asked_for(Program.CALL_ENTER, Program.CALL_EXIT), False),
 }
 # What no program on sys_exit can cost less than: one that returns 0 at once.
 EMPTY = "an empty program"
@@ -150,7 +167,7 @@ RETURN_0 = b"\xb7" + bytes(7) + b"\x95" + bytes(7)
 
 def compare(root: Path, rounds: int, wanted: Collection[str]) -> None:
     """The table of what is lost."""
-    print(f"{'workload':12}{'without':>10}  ", *(f"{case:>18}" for case in (EMPTY, *CASES)), f"{'aim':>8}")
+    print(f"{'workload':14}{'without':>10}  ", *(f"{case:>18}" for case in (EMPTY, *CASES)), f"{'aim':>8}")
     for name, run in WORKLOADS.items():
         if name not in wanted:
             continue
@@ -166,8 +183,8 @@ def compare(root: Path, rounds: int, wanted: Collection[str]) -> None:
                     slower[case].append(run(root) / without)
                 bare.append(without)
         lost = [f"{100 * (statistics.median(found) - 1):+.1f} %" for found in slower.values()]
-        print(f"{name:12}{statistics.median(bare):10.3f} s", *(f"{text:>18}" for text in lost), end="")
-        print(f"{AIMS[name]:7.0f} %", flush=True)
+        print(f"{name:14}{statistics.median(bare):10.3f} s", *(f"{text:>18}" for text in lost), end="")
+        print(f"{AIMS[name]:7.0f} %" if name in AIMS else "", flush=True)
 
 
 def costs(root: Path) -> None:

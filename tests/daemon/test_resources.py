@@ -17,7 +17,7 @@ pytestmark = [
 def test_every_role_used_something(daemon: Daemon) -> None:
     daemon.start()
     status = daemon.wait_ready()
-    named = [program for program in status["programs"] if program["name"].startswith("hb_resource_")]
+    named = [program for program in status["programs"] if program["name"].startswith("hb_thread_")]
     assert [program["attached"] for program in named] == [True] * 3
     faults = "homebound_page_faults_total kind=minor role={}"
 
@@ -40,6 +40,6 @@ def test_every_role_used_something(daemon: Daemon) -> None:
         ):
             assert least[key] / unit <= found[metric] <= most[key] / unit, metric
     assert found["homebound_kernel_feature feature=sched_info"] == 1
-    assert found["homebound_bpf_program_attached need=wanted program=hb_resource"] == 1
+    assert found["homebound_bpf_program_attached need=wanted program=hb_thread"] == 1
     assert after["roles"]["supervisor"]["resources"]["minor_faults"] > 0
     daemon.stop()

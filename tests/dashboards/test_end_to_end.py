@@ -71,7 +71,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     leaky.config["canary"] = {"interval_seconds": 30.0}
     observing.config["mode"] = "observe"
     observing.config["count_calls"] = True  # else a panel of it has nothing to show
-    observing.config["kernel"] = {"count_opens": True}  # likewise
+    observing.config["kernel"] = {"count_opens": True, "time_calls": True}  # likewise
     observing.config["paths"]["probes"] = str(PROBES)  # likewise
     observing.config["guard"] |= {"epsilon_limit": ONE_RELEASE}
     blind.config["trainer"] |= {"warm": False}

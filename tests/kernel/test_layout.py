@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from homebound import events, structs
-from homebound.kernel import files, lsm, resources
+from homebound.kernel import calltimes, files, lsm, resources
 
 STRUCTS: dict[str, type[ctypes.Structure]] = {
     "hb_settings": structs.SettingsRecord,
@@ -28,6 +28,7 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "hb_place": lsm.PlaceRecord,
     "hb_lesson": lsm.LessonRecord,
     "hb_mount": files.MountRecord,
+    "hb_call_times": calltimes.CallTimesRecord,
     "hb_resources": resources.ResourcesRecord,
 }
 # Python enum, prefix of the names in C, and the names in C that only bound a table.

@@ -32,6 +32,7 @@ SLACK_PAGES = 64
 SLACK_BLOCKS = 16
 THREADS = 23 * 20
 SPIN_SECONDS = 0.4
+DELAYS = Path("/proc/sys/kernel/task_delayacct")
 NOTHING = Resources(0, 0, 0, 0, 0, 0)
 
 
@@ -219,6 +220,30 @@ def test_block_bytes(device: Device, disk: Path) -> None:
         taken = less(one.used(), before)
         assert taken.read_bytes == size, "it was not read from the disk, or more was"
         assert sums(device)[Role.TRAINER].read_bytes == one.used().read_bytes
+
+
+def test_wait_for_block_devices(device: Device, disk: Path) -> None:
+    """As the kernel says, in ticks of a hundredth of a second; only where the host counts delays."""
+    if not DELAYS.exists() or DELAYS.read_text().strip() != "1":
+        pytest.skip("the host counts no delays: sysctl kernel.task_delayacct=1")
+    path = disk / "file"
+    path.write_bytes(os.urandom(PAGES * PAGE))
+
+    def take() -> None:
+        fd = os.open(path, os.O_RDONLY)
+        os.fsync(fd)
+        for _ in range(23):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.pread(fd, PAGES * PAGE, 0)
+
+    with worker(take) as one:
+        enter(device.of(Role.TRAINER), one)
+        one.carry_out(0)
+        stat = Path(f"/proc/{one.pid}/task/{one.pid}/stat").read_text().rpartition(")")[2].split()
+        waited = sums(device)[Role.TRAINER].block_wait_ns
+        print(f"waited {waited / 1e6:.1f} ms for {23 * PAGES * PAGE >> 20} MiB")
+        assert waited > 0
+        assert waited * os.sysconf("SC_CLK_TCK") // 10**9 == int(stat[39])
 
 
 def test_a_thread_that_ends_counts_to_its_end(device: Device) -> None:

@@ -44,7 +44,7 @@ def fleet(make_folder: Callable[[str], Path]) -> Iterator[Fleet]:
     for device in devices.values():
         device.config["canary"] = {"interval_seconds": 20.0}
         device.config["count_calls"] = True  # else a panel of it has nothing to show
-        device.config["kernel"] = {"count_opens": True}  # likewise
+        device.config["kernel"] = {"count_opens": True, "time_calls": True}  # likewise
         device.config["guard"] |= {"epsilon_limit": 4000.0, "run_epsilon_limit": 3000.0}
     devices[OBSERVING].config["mode"] = "observe"
     devices[OBSERVING].config["paths"]["probes"] = str(ROOT / "examples/probes")

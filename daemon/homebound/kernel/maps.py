@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from homebound.events import (
     CallClass,
@@ -46,6 +47,7 @@ from homebound.events import (
 from homebound.kernel import bpf
 
 WORD = 8
+Key = TypeVar("Key", bound=int)
 # struct bpf_ringbuf_hdr: length with two flags, page offset.
 HEADER_BYTES = 8
 BUSY, DISCARDED = 1 << 31, 1 << 30
@@ -116,10 +118,10 @@ def read_cells(fd: int, indices: Iterable[int]) -> Mapping[int, int]:
     return {index: cells.read(index)[0] for index in indices}
 
 
-def read_words(fd: int, roles: Iterable[Role]) -> Mapping[Role, list[int]]:
-    """The sums of these roles' cells, word for word."""
+def read_words(fd: int, keys: Iterable[Key]) -> Mapping[Key, list[int]]:
+    """The sums of these cells, word for word."""
     cells = _Cells(fd)
-    return {role: cells.read(role) for role in roles}
+    return {key: cells.read(key) for key in keys}
 
 
 class _Cells:

@@ -52,7 +52,8 @@ OBJECTS: Mapping[str, tuple[Program, ...]] = {
     ),
     "calls": (Program.CALLS,),
     "files": (Program.FILES,),
-    "resources": (Program.RESOURCE_EXIT, Program.RESOURCE_MOVE, Program.RESOURCE_LIVE),
+    "calltimes": (Program.CALL_ENTER, Program.CALL_EXIT),
+    "resources": (Program.THREAD_EXIT, Program.THREAD_MOVE, Program.THREAD_LIVE),
     "uplink": (Program.UPLINK,),
     **lsm.OBJECTS,
 }
@@ -76,6 +77,7 @@ SHARED_MAPS = (
     "mount_area",
     "opens",
     "resources",
+    "call_times",
     "uplink",
     "link_header",
     "refused_calls",
@@ -168,7 +170,7 @@ class Probes:
             probes.inherited_uplink = any(path.exists() for path in left)
             try:
                 contents = {"syscall_rule": tuple(_syscall_rules())}
-                if count_calls:
+                if count_calls or Program.CALL_EXIT not in probes.off:
                     contents["call_class"] = tuple(_call_classes())
                 absent = dict.fromkeys(lsm.PROGRAMS, lacking) if (lacking := lsm.lacking()) else {}
                 left_out = {*probes.off, *absent}
@@ -214,7 +216,7 @@ class Probes:
 
     def look_at_threads(self) -> None:
         """Have what living threads used so far added up. Nothing happens where no program looks."""
-        if (name := Program.RESOURCE_LIVE.bpf_name) in self.programs_open:
+        if (name := Program.THREAD_LIVE.bpf_name) in self.programs_open:
             resources.look(self.programs_open[name][1])
 
     def unassign(self, cgroup_id: int) -> None:

@@ -47,7 +47,7 @@ class _Iterate(ctypes.Structure):
 
 
 def look(link: int) -> None:
-    """Look at every thread of the host now. ``link``: of hb_resource_live. Raises OSError."""
+    """Look at every thread of the host now. ``link``: of hb_thread_live. Raises OSError."""
     reading = bpf.call(ITER_CREATE, _Iterate(link, 0))
     try:
         while os.read(reading, READ_BYTES):

@@ -34,7 +34,7 @@ OBJECTS = Path(__file__).parents[1] / "bpf_objects"
 # What the watcher reads besides the ring buffer; it gets these maps and no others.
 COUNTER_MAPS = ("traffic", "denied", "attempts", "program_state")
 # What wanted programs count; missing where such a program does not load.
-TRACE_MAPS = ("processes", "calls", "opens", "resources", "uplink")
+TRACE_MAPS = ("processes", "calls", "opens", "resources", "call_times", "uplink")
 # Roles whose use of processor, memory and disk is exported.
 WATCHED_ROLES = (Role.SUPERVISOR, Role.WATCHER, Role.TRAINER, Role.GUARD, Role.GATEWAY)
 
@@ -204,6 +204,8 @@ def _left_out(config: Settings) -> dict[Program, str]:
     wanted = {
         Program.CALLS: (config.count_calls, "count_calls"),
         Program.FILES: (config.kernel.count_opens, "kernel.count_opens"),
+        Program.CALL_ENTER: (config.kernel.time_calls, "kernel.time_calls"),
+        Program.CALL_EXIT: (config.kernel.time_calls, "kernel.time_calls"),
         Program.UPLINK: (config.kernel.uplink_meter, "kernel.uplink_meter"),
     }
     hooks = (config.kernel.security_hooks or "bpf-lsm" in config.require, "kernel.security_hooks")

@@ -22,7 +22,7 @@ from homebound import __version__
 from homebound.books import accounts, ledger, spending
 from homebound.books.anchor import Kept
 from homebound.events import Direction, Processes, Role, Rule, Traffic, TrafficKey, Verdict
-from homebound.kernel import calls, maps, resources
+from homebound.kernel import calls, calltimes, maps, resources
 from homebound.rooms import areas, bounds
 from homebound.rooms.canary import LSM_WALL
 from homebound.rooms.instance import Instance
@@ -139,6 +139,7 @@ def compose(daemon: Supervisor) -> dict[str, Any]:
         "roles": {role.label: _role(daemon, role, traffic, denied) for role in SHOWN_ROLES},
         "walls": walls(daemon),
         "dangerous_calls": _dangerous_calls(daemon),
+        "call_times": _call_times(daemon),
         "programs": [vars(state) for state in daemon.walls.probes.programs()] if daemon.walls else [],
         "loader": daemon.walls.probes.loader if daemon.walls else "",
         "site_probes": list(daemon.walls.site.states) if daemon.walls else [],
@@ -224,6 +225,13 @@ def _dangerous_calls(daemon: Supervisor) -> Mapping[str, int]:
     """Calls that no role has a use for, by name; nothing where no program looks."""
     found = daemon.walls.probes.maps if daemon.walls else {}
     return calls.read_dangerous(found["dangerous"]) if "dangerous" in found else {}
+
+
+def _call_times(daemon: Supervisor) -> dict[str, Any]:
+    """How long the trainer's calls took, by class; nothing where no program looks."""
+    found = daemon.walls.probes.maps if daemon.walls else {}
+    times = calltimes.read(found["call_times"]) if "call_times" in found else {}
+    return {kind.label: asdict(each) for kind, each in times.items() if each != calltimes.NONE}
 
 
 def _processes(daemon: Supervisor) -> Mapping[Role, Processes]:

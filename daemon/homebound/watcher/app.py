@@ -3,8 +3,8 @@
 
 A process without any right of its own: maps, cgroup files, the listening socket and the link to the
 supervisor are handed-over descriptors. It sees no data. If the supervisor is gone it ends the trainer
-and itself. May import: books.accounts, control, watcher.endpoint, errors, events, metrics, watcher.page,
-watcher.policy, watcher.readings, watcher.siteprobes, watcher.sightings, books.spending,
+and itself. May import: books.accounts, control, watcher.endpoint, errors, events, metrics, watcher.lookouts,
+watcher.page, watcher.policy, watcher.readings, watcher.siteprobes, watcher.sightings, books.spending,
 kernel.maps, kernel.usage.
 """
 
@@ -29,7 +29,7 @@ from homebound.events import Event, Kind
 from homebound.kernel import maps
 from homebound.kernel.usage import OpenFiles
 from homebound.metrics import REASONS, STARTED, WALLS, shown_kind, shown_rule
-from homebound.watcher import page, policy, readings, siteprobes
+from homebound.watcher import lookouts, page, policy, readings, siteprobes
 from homebound.watcher.policy import Action, CanaryResult, Observation, Strange, Verdict
 from homebound.watcher.recording import Metrics
 from homebound.watcher.sightings import Sightings
@@ -134,7 +134,8 @@ class Watcher:
                 "calls": lambda: readings.of_calls(counters.calls()),
                 "opens": lambda: readings.of_opens(counters.opens()),
                 "processes": lambda: readings.of_processes(counters.processes()),
-                "resources": lambda: readings.of_resources(counters.resources(), handed.features),
+                "resources": lambda: lookouts.of_resources(counters.resources(), handed.features),
+                "call_times": lambda: lookouts.of_call_times(counters.call_times()),
                 "programs": lambda: readings.of_programs(counters.programs(), self._programs),
                 "usage": lambda: readings.of_usage(cgroups, self._usage),
             },

@@ -3,7 +3,8 @@
 
 The kernel's figures are turned into readings here and kept nowhere. What takes rights to see (whether a
 program is attached, the processes of a cgroup without controllers) is the supervisor's last word.
-May import: events, metrics, kernel.files, kernel.maps, kernel.resources, kernel.usage.
+May import: events, metrics, kernel.calltimes, kernel.files, kernel.maps, kernel.resources,
+kernel.usage.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 
 from homebound.events import (
     ACTIVITY,
+    CallClass,
     Calls,
     Direction,
     Event,
@@ -26,7 +28,8 @@ from homebound.events import (
     TrafficKey,
     Verdict,
 )
-from homebound.kernel import maps, resources, usage
+from homebound.kernel import calltimes, maps, resources, usage
+from homebound.kernel.calltimes import CallTimes
 from homebound.kernel.files import Opens, area_label, read_opens
 from homebound.kernel.resources import Resources
 from homebound.metrics import (
@@ -69,6 +72,9 @@ class Counters(Protocol):
     def resources(self) -> Mapping[Role, Resources]:
         """What each role's threads used; nothing where no program looks."""
 
+    def call_times(self) -> Mapping[CallClass, CallTimes]:
+        """How long the trainer's calls took; nothing where no program looks."""
+
     def programs(self) -> Mapping[Program, ProgramCounts]:
         """Every program's own counts."""
 
@@ -102,6 +108,9 @@ class MapCounters:
 
     def resources(self) -> Mapping[Role, Resources]:
         return resources.read(self.fds["resources"]) if "resources" in self.fds else {}
+
+    def call_times(self) -> Mapping[CallClass, CallTimes]:
+        return calltimes.read(self.fds["call_times"]) if "call_times" in self.fds else {}
 
     def programs(self) -> Mapping[Program, ProgramCounts]:
         return maps.read_program_state(self.fds["program_state"])
@@ -237,35 +246,6 @@ def of_opens(found: Opens) -> Readings:
             for (role, area, mode), count in found.items()
             if role is Role.TRAINER
         }
-    }
-
-
-def of_resources(found: Mapping[Role, Resources], features: Mapping[str, bool]) -> Readings:
-    """What the roles' threads used; left out where no program looks, or where the kernel does not count it.
-
-    Nobody knows of the wait for block devices whether it is counted before there is any.
-    """
-    wait: dict[tuple[str, ...], float | None] = {}
-    faults: dict[tuple[str, ...], float | None] = {}
-    moved: dict[tuple[str, ...], float | None] = {}
-    for name in STARTED:
-        used = found.get(Role[name.upper()])
-        queued = used if features.get("sched_info") else None
-        told = used if features.get("task_io") else None
-        wait[(name,)] = queued.run_queue_ns / 1e9 if queued else None
-        faults[name, "minor"] = used.minor_faults if used else None
-        faults[name, "major"] = used.major_faults if used else None
-        moved[name, "read"] = told.read_bytes if told else None
-        moved[name, "write"] = told.write_bytes if told else None
-    trainer = found.get(Role.TRAINER)
-    is_counted = any(used.block_wait_ns for used in found.values())
-    return {
-        "homebound_run_queue_seconds_total": wait,
-        "homebound_page_faults_total": faults,
-        "homebound_block_bytes_total": moved,
-        "homebound_trainer_block_wait_seconds_total": {
-            (): trainer.block_wait_ns / 1e9 if trainer and is_counted else None
-        },
     }
 
 

@@ -22,10 +22,10 @@ from prometheus_client import (
     disable_created_metrics,
     make_wsgi_app,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 
-from homebound.metrics import BY_NAME, METRICS, Combination, Metric, Reader, Source
+from homebound.metrics import BY_NAME, METRICS, Combination, Metric, Reader, Readings, Source
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
@@ -80,7 +80,9 @@ class Metrics:
                 self.add("homebound_collect_errors_total")
                 continue
             yield from (
-                _family(metric, readings.get(metric.name, {}))
+                _histogram(metric, readings)
+                if metric.type == "histogram"
+                else _family(metric, readings.get(metric.name, {}))
                 for metric in METRICS
                 if metric.source == source
             )
@@ -124,6 +126,16 @@ class _OwnFigures:
     def collect(self) -> Iterator[Family]:
         """At each scrape."""
         return (family for family in self.found.collect() if family.name in OWN)
+
+
+def _histogram(metric: Metric, readings: Readings) -> Family:
+    """Out of NAME_bucket, whose last label is the bound and which holds them in order, and NAME_sum."""
+    family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+    buckets = readings.get(f"{metric.name}_bucket", {})
+    for labels, total in readings.get(f"{metric.name}_sum", {}).items():
+        mine = [(key[-1], count or 0.0) for key, count in buckets.items() if key[:-1] == labels]
+        family.add_metric(labels, mine, sum_value=total)
+    return family
 
 
 def _family(metric: Metric, reading: Mapping[Combination, float | None]) -> Family:

@@ -27,6 +27,7 @@ from homebound.events import (
     TrafficKey,
     Verdict,
 )
+from homebound.kernel.calltimes import CallTimes
 from homebound.kernel.files import Opens
 from homebound.kernel.resources import Resources
 
@@ -87,6 +88,9 @@ class MemoryCounters:
 
     def resources(self) -> Mapping[Role, Resources]:
         return {role: Resources(6_000_000_000, 5, 4, 3, 2, 1_000_000_000) for role in Role}
+
+    def call_times(self) -> Mapping[CallClass, CallTimes]:
+        return {}
 
     def programs(self) -> Mapping[Program, ProgramCounts]:
         return {program: ProgramCounts(5, 3, 2) for program in Program}

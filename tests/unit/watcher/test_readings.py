@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,34 +99,10 @@ def test_programs_of_the_supervisor() -> None:
     assert found["homebound_bpf_program_attached"]["hb_cgroup", "required"] == 0.0
     assert found["homebound_bpf_program_runs_total"][("hb_cgroup",)] is None
     assert "made_up" not in {name for name, _ in found["homebound_bpf_program_attached"]}
-    off = readings.programs_from_report([{"name": "hb_calls", "need": "off", "attached": False, "runs": 0}])
+    off = readings.programs_from_report([{"name": "hb_files", "need": "off", "attached": False, "runs": 0}])
     found = readings.of_programs(MemoryCounters().programs(), off)
-    assert found["homebound_bpf_program_attached"]["hb_calls", "wanted"] is None
+    assert found["homebound_bpf_program_attached"]["hb_files", "wanted"] is None
     assert readings.programs_from_report(None) == {}
-
-
-def test_resources_are_those_of_the_roles_that_are_started() -> None:
-    found = readings.of_resources(MemoryCounters().resources(), {"sched_info": True, "task_io": True})
-    for name in found:
-        assert found[name].keys() == set(BY_NAME[name].values), name
-    assert found["homebound_run_queue_seconds_total"]["guard",] == 6.0
-    assert found["homebound_page_faults_total"]["guard", "minor"] == 5
-    assert found["homebound_page_faults_total"]["guard", "major"] == 4
-    assert found["homebound_block_bytes_total"]["guard", "read"] == 3
-    assert found["homebound_block_bytes_total"]["guard", "write"] == 2
-    assert found["homebound_trainer_block_wait_seconds_total"][()] == 1.0
-
-
-def test_what_the_kernel_does_not_count_is_left_out() -> None:
-    counters = MemoryCounters().resources()
-    bare = readings.of_resources(counters, {"sched_info": False})
-    assert set(bare["homebound_run_queue_seconds_total"].values()) == {None}
-    assert set(bare["homebound_block_bytes_total"].values()) == {None}
-    assert bare["homebound_page_faults_total"]["trainer", "major"] == 4
-    never = {role: replace(used, block_wait_ns=0) for role, used in counters.items()}
-    assert readings.of_resources(never, {})["homebound_trainer_block_wait_seconds_total"] == {(): None}
-    nobody = readings.of_resources({}, {"sched_info": True, "task_io": True})
-    assert {value for values in nobody.values() for value in values.values()} == {None}
 
 
 def test_programs_of_a_group_that_are_switched_off_say_nothing() -> None:
