@@ -56,6 +56,9 @@ int hb_call_enter(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	began = bpf_task_storage_get(&call_began, bpf_get_current_task_btf(), 0,
 				     BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!began) // another CPU has just made the first thing that is kept beside this thread
+		began = bpf_task_storage_get(&call_began, bpf_get_current_task_btf(), 0,
+					     BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!began) {
 		hb_count_failure(HB_PROGRAM_CALL_ENTER);
 		return 0;

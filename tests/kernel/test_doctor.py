@@ -51,5 +51,14 @@ def test_what_is_there_is_not_missed(tmp_path: Path) -> None:
     found = examine(
         f"mountpoint -q {bpffs.FOLDER} || mount -t bpf bpf {bpffs.FOLDER}", tmp_path / "none.toml"
     )
-    for name in ("bwrap", "setpriv", "libbpf", "seccomp", "cgroup v2", "bpf file system"):
+    for name in (
+        "bwrap",
+        "setpriv",
+        "libbpf",
+        "seccomp",
+        "cgroup v2",
+        "bpf file system",
+        "run-queue wait",
+        "block I/O",
+    ):
         assert found[name]["result"] == "good", found[name]
