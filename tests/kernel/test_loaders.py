@@ -91,7 +91,7 @@ def test_both_make_the_same_maps(objects: Path, load: Load, kept: Path) -> None:
         found[loader] = shapes(probes)
     assert found["libbpf"].items() >= found["bcc"].items()
     assert found["libbpf"].keys() - found["bcc"].keys() == {
-        "members", "processes", "armed", "mount_area", "opens",
+        "members", "processes", "armed", "mount_area", "opens", "resources",
     }  # fmt: skip
 
 
