@@ -64,6 +64,7 @@ REASONS = (
     "secagg_too_few", "secagg_threshold", "secagg_keys", "secagg_lists", "secagg_required", "not_approved",
     "budget", "ledger",
 )  # fmt: skip
+SECAGG = "secagg"
 PROCESS_STEPS = ("fork", "exec", "exit", "killed", "oom_kill")
 STREAMS = ("refusals", "activity")
 RESOURCES = ("cpu", "memory", "io")
@@ -72,12 +73,12 @@ DIRECTIONS = ("read", "write")
 SCOPES = ("run", "all")
 
 # From a few kilobytes (digits) to the default of guard.max_update_bytes.
-UPDATE_BUCKETS = (4096.0, 1048576.0, 16777216.0, 268435456.0, 536870912.0)
+UPDATE_BUCKETS = (4096.0, 1048576.0, 16777216.0, 536870912.0)
 # Times of system calls, kept in powers of two of a nanosecond, are shown up to three of them: what needs no
 # wait, what a quick disk takes, what somebody notices. Of two classes; status has all of both.
 CALL_SLOTS = {slot: f"{2**slot / 1e9:.12g}" for slot in (14, 20, 27)}
 TIMED_CLASSES = ("file", "other")
-ROUND_BUCKETS = (1.0, 15.0, 60.0, 300.0, 600.0)
+ROUND_BUCKETS = (1.0, 15.0, 60.0, 600.0)
 
 Combination = tuple[str, ...]
 # Who fills a metric: this process as things happen, or a reader that is asked at each scrape.
@@ -108,8 +109,15 @@ def _each(*sets: Iterable[str]) -> tuple[Combination, ...]:
     return tuple(itertools.product(*sets))
 
 
-# A rule is told less finely, for fewer series. Status, events and journal have the rule itself.
-TOLD_AS = {
+# A rule is told less finely, for fewer series; status, events and journal have the rule itself. What a wall
+# refused keeps its kind, since whoever tried a way out looks for that; by role there is less room.
+DENIED_AS = {
+    **dict.fromkeys(("connect4", "connect6"), "connect"),
+    **dict.fromkeys(("sendmsg4", "sendmsg6"), "sendmsg"),
+    **dict.fromkeys(LSM_RULES, LSM),
+}  # fmt: skip
+VIOLATED_AS = {
+    **DENIED_AS,
     **dict.fromkeys(
         (
             "socket_datagram", "socket_raw", "socket_packet", "socket_vsock", "socket_unix", "socket_netlink",
@@ -117,9 +125,6 @@ TOLD_AS = {
         "socket_other",
     ),
     **dict.fromkeys(("namespace", "trace"), "kernel"),
-    **dict.fromkeys(("connect4", "connect6"), "connect"),
-    **dict.fromkeys(("sendmsg4", "sendmsg6"), "sendmsg"),
-    **dict.fromkeys(LSM_RULES, LSM),
 }  # fmt: skip
 # Rules that a role cannot break: who has a network is refused no packet, and only the gateway needs credit.
 NEVER_BROKEN = (
@@ -128,9 +133,22 @@ NEVER_BROKEN = (
 )  # fmt: skip
 
 
-def shown_rule(rule: str) -> str:
-    """The rule under which a refusal or a violation is counted."""
-    return TOLD_AS.get(rule, rule)
+def denied_rule(rule: str) -> str:
+    """The rule under which a refusal is counted."""
+    return DENIED_AS.get(rule, rule)
+
+
+def violated_rule(rule: str) -> str:
+    """The rule under which a violation is counted."""
+    return VIOLATED_AS.get(rule, rule)
+
+
+def shown_reason(code: str) -> str:
+    """The reason under which a refused answer is counted. A word that is none of ours is itself malformed; it
+    must not become a label."""
+    if code not in REASONS:
+        return "malformed"
+    return SECAGG if code.startswith(SECAGG) else code
 
 
 def shown_kind(kind: str) -> str:
@@ -145,8 +163,10 @@ def shown_program(name: str) -> str:
     return next((group for group in PROGRAM_GROUPS if name.startswith(group)), name)
 
 
-SHOWN_RULES = tuple(dict.fromkeys(shown_rule(rule) for rule in (*RULES, LSM)))
-VIOLATIONS = tuple(pair for pair in _each(STARTED, SHOWN_RULES) if pair not in NEVER_BROKEN)
+DENIED_RULES = tuple(dict.fromkeys(denied_rule(rule) for rule in (*RULES, LSM)))
+VIOLATED_RULES = tuple(dict.fromkeys(violated_rule(rule) for rule in (*RULES, LSM)))
+VIOLATIONS = tuple(pair for pair in _each(STARTED, VIOLATED_RULES) if pair not in NEVER_BROKEN)
+SHOWN_REASONS = tuple(dict.fromkeys(shown_reason(code) for code in REASONS))
 
 
 METRICS = (
@@ -254,9 +274,8 @@ METRICS = (
     ),
     Metric(
         "homebound_denied_total", "counter",
-        "Attempts of any role that a wall refused, those of the canary and of a role's start included; like "
-        "kinds are one, and status has each.",
-        ("rule",), _each(SHOWN_RULES), "denied",
+        "Attempts of any role that a wall refused, those of the canary and of a role's start included.",
+        ("rule",), _each(DENIED_RULES), "denied",
     ),
     # what was decided
     Metric(
@@ -276,8 +295,9 @@ METRICS = (
     # rounds and updates
     Metric("homebound_updates_total", "counter", "Answers to tasks that the guard decided on."),
     Metric(
-        "homebound_updates_rejected_total", "counter", "Answers that the guard refused.",
-        ("reason",), _each(REASONS),
+        "homebound_updates_rejected_total", "counter",
+        "Answers that the guard refused; those of secure aggregation are one, and the ledger has each code.",
+        ("reason",), _each(SHOWN_REASONS),
     ),
     Metric(
         "homebound_update_bytes", "histogram", "Payload of a released answer.", buckets=UPDATE_BUCKETS

@@ -3,7 +3,7 @@
 
 The attempt says whether it could send, the receiver whether the token arrived, the control whether the
 same attempt works outside, the kernel's counters and events which wall it met. None is believed alone.
-Imports events, leaktest.target.
+Imports events, leaktest.target, metrics.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from homebound.events import Rule
 from homebound.leaktest.target import Named
+from homebound.metrics import denied_rule
 
 # An event of a packet can come from a softirq, a little after the call; attempts are 20 ms apart.
 LATE_NS = 10_000_000
@@ -217,7 +218,7 @@ def rules_met(channel: Named, result: Result | None, evidence: Evidence) -> list
 
 def _counted(rules: Sequence[Rule], deltas: Mapping[Rule, int]) -> str:
     moved = [rule for rule in rules if deltas.get(rule, 0) > 0]
-    return f'denied{{rule="{moved[0].name.lower()}"}}' if moved else ""
+    return f'denied{{rule="{denied_rule(moved[0].label)}"}}' if moved else ""
 
 
 def is_refusal(error: str) -> bool:

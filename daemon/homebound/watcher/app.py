@@ -28,7 +28,7 @@ from homebound.errors import InternalError
 from homebound.events import Event, Kind
 from homebound.kernel import maps
 from homebound.kernel.usage import OpenFiles
-from homebound.metrics import REASONS, STARTED, WALLS, shown_kind, shown_rule
+from homebound.metrics import STARTED, WALLS, shown_kind, shown_reason, violated_rule
 from homebound.watcher import lookouts, page, policy, readings, siteprobes
 from homebound.watcher.policy import Action, CanaryResult, Observation, Strange, Verdict
 from homebound.watcher.recording import Metrics
@@ -243,7 +243,7 @@ class Watcher:
         self._metrics.add(
             "homebound_violations_total",
             verdict.role.label,
-            shown_rule(verdict.rule),
+            violated_rule(verdict.rule),
             by=verdict.violations,
         )
         if verdict.rule == "unaccounted":
@@ -354,9 +354,7 @@ class Watcher:
                 metrics.observe("homebound_round_seconds", task.finished - task.started)
         elif sum(after.refused.values()) > sum(before.refused.values()):
             metrics.add("homebound_updates_total")
-            # A word that is none of ours is itself malformed; it must not become a label.
-            reason = task.code if task.code in REASONS else "malformed"
-            metrics.add("homebound_updates_rejected_total", reason)
+            metrics.add("homebound_updates_rejected_total", shown_reason(task.code))
         elif after.acknowledged > before.acknowledged and is_training:
             metrics.set("homebound_round_last_success_timestamp_seconds", self._wall_clock())
 

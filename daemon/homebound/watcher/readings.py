@@ -38,8 +38,8 @@ from homebound.metrics import (
     RESOURCES,
     STARTED,
     Readings,
+    denied_rule,
     shown_program,
-    shown_rule,
 )
 
 SOURCES = frozenset({usage.CGROUP, usage.PSUTIL, usage.ABSENT})
@@ -193,7 +193,7 @@ def of_denied(denied: Mapping[tuple[Role, Rule], int]) -> Readings:
     """Refused attempts by rule, of all roles."""
     sums: dict[tuple[str, ...], float | None] = {}
     for (_, rule), count in denied.items():
-        label = (shown_rule(rule.label),)
+        label = (denied_rule(rule.label),)
         sums[label] = (sums.get(label) or 0) + count
     return {"homebound_denied_total": sums}
 

@@ -34,9 +34,10 @@ from homebound.metrics import (
     Combination,
     Readings,
     Source,
+    denied_rule,
     shown_kind,
     shown_program,
-    shown_rule,
+    violated_rule,
 )
 from homebound.watcher import policy
 from homebound.watcher.recording import Metrics, application
@@ -132,7 +133,8 @@ def test_sets_are_those_of_their_owners() -> None:
     assert set(ROLES) == {role.label for role in events.Role}
     assert {*RULES, *LSM_RULES} == {rule.label for rule in events.Rule}
     assert set(LSM_RULES) == {program.label for program in lsm.PROGRAMS}
-    assert {shown_rule(rule.label) for rule in lsm_rules()} == {"lsm"}
+    for name in (denied_rule, violated_rule):
+        assert {name(rule.label) for rule in lsm_rules()} == {"lsm"}
     made_kinds = [kind for kind in events.Kind if kind is not events.Kind.ROLE_EXIT]  # which nobody makes
     assert set(KINDS) == {shown_kind(kind.label) for kind in made_kinds}
     joined = [kind for kind in made_kinds if shown_kind(kind.label) != kind.label]
