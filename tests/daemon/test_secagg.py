@@ -52,26 +52,28 @@ def place(tmp_path: Path) -> Iterator[Federation]:
 
 
 @pytest.fixture
-def devices(place: Federation, numbers: count[int], tmp_path: Path) -> Iterator[list[Daemon]]:
+def devices(
+    place: Federation, numbers: count[int], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[Daemon]]:
     """Three of them, each with a part of the digits."""
     x, y = task.load_sklearn(test=False)
     made = []
     for part in range(DEVICES):
-        folder = tmp_path / f"device-{part}"
-        folder.mkdir()
-        device = install(folder, next(numbers), place)
+        device = install(tmp_path_factory.mktemp("device"), next(numbers), place)
         file = Path(device.config["data"]["path"]) / task.FILE
         np.savez(file, x=x[part::DEVICES][:RECORDS], y=y[part::DEVICES][:RECORDS])
         os.chown(file, device.base + TRAINER, device.base + TRAINER)
         device.config["guard"] = dict(EXACT)
         made.append(device)
-    for device in made:
-        device.start()
-    for device in made:
-        device.wait_ready()
-    yield made
-    for device in made:
-        device.clear()
+    try:
+        for device in made:
+            device.start()
+        for device in made:
+            device.wait_ready()
+        yield made
+    finally:
+        for device in made:
+            device.clear()
 
 
 def foretold(weights: Any) -> Any:

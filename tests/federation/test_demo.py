@@ -7,10 +7,13 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
+from daemon.rig import until
 from homebound.demo.leak import DOZEN
 from homebound.kernel import cgroups
 
@@ -18,6 +21,7 @@ pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
 
 # The accuracy that the shipped clip norm and noise must still allow with two devices and three rounds.
 WANTED_ACCURACY = 0.90
+UP_SECONDS, GONE_SECONDS = 60.0, 20.0
 
 
 def left_behind() -> set[str]:
@@ -63,3 +67,30 @@ def test_the_demo_ends_well(tmp_path: Path) -> None:
     assert "Nothing got out" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert left_behind() == set()
+
+
+def test_a_killed_demo_takes_along_what_it_started(tmp_path: Path) -> None:
+    """As a terminal that is closed does, or the OOM killer: devices stop as if they were told to."""
+    words = [sys.executable, "-m", "homebound", "demo", "--devices", "1", "--rounds", "1"]
+    with (tmp_path / "demo.log").open("wb") as log:
+        demo = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        until("the device's roles", lambda: left_behind() != set(), UP_SECONDS)
+        started = psutil.Process(demo.pid).children(recursive=True)
+        ran = {command(process) for process in started}
+        assert {"flower-superlink", "homebound.supervisor"} <= ran
+    finally:
+        demo.kill()
+        demo.wait()
+    _, alive = psutil.wait_procs(started, GONE_SECONDS)
+    assert [command(process) for process in alive] == []
+    assert left_behind() == set()
+
+
+def command(process: psutil.Process) -> str:
+    """What of ours or of Flower's it is; "" for anything else."""
+    with suppress(psutil.Error):
+        for word in process.cmdline():
+            if word.startswith("homebound.") or Path(word).name.startswith("flower-"):
+                return Path(word).name
+    return ""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One device of the demo: a folder with its data and config, and a real daemon started on them.
 
-May import: errors, cli.statusclient, settings.
+May import: errors, cli.statusclient, demo.superlink, settings.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from homebound.cli import statusclient
+from homebound.demo.superlink import WITH_US
 from homebound.errors import HomeboundError, NotRunning, ServiceUnavailable
 from homebound.settings import UsersSettings
 
@@ -77,7 +78,7 @@ class Device:
         config.write_text(self._config(app, tree_sha256, node_config))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "homebound", "run", "--config", str(config)],
+                [*WITH_US, sys.executable, "-m", "homebound", "run", "--config", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

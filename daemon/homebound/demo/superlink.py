@@ -26,6 +26,8 @@ from homebound.errors import ServiceUnavailable
 
 ADDRESS = "127.0.0.1"
 START_SECONDS = 60.0
+# Words before a command: it is told to stop when whoever started it dies, however that comes. setpriv(1)
+WITH_US = ("setpriv", "--pdeathsig", "TERM")
 # SIGTERM first, so that it can tell its children; what is still there after this is killed.
 STOP_SECONDS = 1.0
 # Variables that Flower reads; nothing of the caller's environment but the search path goes further.
@@ -91,7 +93,7 @@ class SuperLink:
             words += ["--database", str(self.folder / "state.db")]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                words,
+                [*WITH_US, *words],
                 env=self._environment(),
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
