@@ -59,7 +59,7 @@ demo: setup bpf ## two devices and a federation on this machine, then every way 
 	@$(VENV)/bin/homebound demo
 
 test: setup bpf ## the whole test suite (root)
-	@$(PYTHON) -m pytest -n 4 --no-loadscope-reorder --ignore=tests/bench --ignore=tests/packages \
+	@$(PYTHON) -m pytest -n 3 --no-loadscope-reorder --ignore=tests/bench --ignore=tests/packages \
 		--ignore=tests/preview --ignore=tests/browser --ignore=tests/system/vm $(ARGS)
 
 test-browser: setup ## the daemon's own page in Chromium, which is installed for it (400 MB; root)
