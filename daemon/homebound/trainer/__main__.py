@@ -15,6 +15,7 @@ import os
 import socket
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +107,27 @@ def _answer(runner: Any, frame: Frame, examples: Examples) -> Frame:
 
 
 def _explain(error: BaseException) -> None:
-    """The whole story, for the log that stays on this device."""
+    """The whole story, for the log that stays on this device.
+
+    The calls that failed still hold what they had, which may be all the memory there is: it is let go first.
+    """
+    for each in _causes(error):
+        traceback.clear_frames(each.__traceback__)
     if isinstance(error, HomeboundError):
         sys.stderr.write(f"homebound: {error}\n")
     else:
         traceback.print_exception(error)
     sys.stderr.flush()
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and those on the way to it."""
+    found: BaseException | None = error
+    seen: set[int] = set()
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        yield found
+        found = found.__cause__ or found.__context__
 
 
 if __name__ == "__main__":
