@@ -12,16 +12,16 @@ from __future__ import annotations
 import json
 import socket
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from homebound import __version__
 from homebound.books import accounts, ledger, spending
 from homebound.books.anchor import Kept
-from homebound.events import Direction, Processes, Role, Rule, Traffic, TrafficKey, Verdict
+from homebound.events import Direction, Role, Rule, Traffic, TrafficKey, Verdict
 from homebound.kernel import calls, calltimes, maps, resources
 from homebound.rooms import areas, bounds
 from homebound.rooms.canary import LSM_WALL
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 TrafficTable = Mapping[TrafficKey, Traffic]
 DeniedTable = Mapping[tuple[Role, Rule], int]
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 SCHEMA = 1
 ANSWER_SECONDS = 1.0
@@ -136,9 +139,9 @@ def compose(daemon: Supervisor) -> dict[str, Any]:
         "since": life.since,
         "round": {"number": newest.round, "kind": newest.kind, "state": newest.state} if newest else None,
         "rounds_completed": books.acknowledged,
-        "roles": {role.label: _role(daemon, role, traffic, denied) for role in SHOWN_ROLES},
+        "roles": _roles(daemon, traffic, denied),
         "walls": walls(daemon),
-        "dangerous_calls": _dangerous_calls(daemon),
+        "dangerous_calls": _traced(daemon, "dangerous", calls.read_dangerous),
         "call_times": _call_times(daemon),
         "programs": [vars(state) for state in daemon.walls.probes.programs()] if daemon.walls else [],
         "loader": daemon.walls.probes.loader if daemon.walls else "",
@@ -201,12 +204,24 @@ def _task(task: accounts.Task) -> dict[str, Any]:
     }
 
 
+def _roles(daemon: Supervisor, traffic: TrafficTable, denied: DeniedTable) -> dict[str, Any]:
+    processes = _traced(daemon, "processes", maps.read_processes)
+    used = _traced(daemon, "resources", resources.read)
+    return {
+        role.label: {
+            **_role(daemon, role, traffic, denied),
+            "processes": asdict(processes[role]) if role in processes else None,
+            "resources": asdict(used[role]) if role in used else None,
+        }
+        for role in SHOWN_ROLES
+    }
+
+
 def _role(daemon: Supervisor, role: Role, traffic: TrafficTable, denied: DeniedTable) -> dict[str, Any]:
     member = daemon.roster.members.get(role)
     cells = [
         (key, cell) for key, cell in traffic.items() if key.role is role and key.verdict is Verdict.ALLOWED
     ]
-    processes, used = _processes(daemon), _resources(daemon)
     alive = member is not None or role is Role.SUPERVISOR
     return {
         "state": "running" if alive else "stopped",
@@ -215,35 +230,20 @@ def _role(daemon: Supervisor, role: Role, traffic: TrafficTable, denied: DeniedT
         "receive_bytes": sum(cell.bytes for key, cell in cells if key.direction is Direction.RECEIVE),
         "denied": sum(count for (who, _), count in denied.items() if who is role),
         "restarts": _restarts(daemon, role),
-        "processes": asdict(processes[role]) if role in processes else None,
-        "resources": asdict(used[role]) if role in used else None,
         **_used(daemon.place, role),
     }
 
 
-def _dangerous_calls(daemon: Supervisor) -> Mapping[str, int]:
-    """Calls that no role has a use for, by name; nothing where no program looks."""
+def _traced(daemon: Supervisor, name: str, read: Callable[[int], Mapping[K, V]]) -> Mapping[K, V]:
+    """What a wanted program counted; nothing where none is attached that fills this map."""
     found = daemon.walls.probes.maps if daemon.walls else {}
-    return calls.read_dangerous(found["dangerous"]) if "dangerous" in found else {}
+    return read(found[name]) if name in found else {}
 
 
 def _call_times(daemon: Supervisor) -> dict[str, Any]:
-    """How long the trainer's calls took, by class; nothing where no program looks."""
-    found = daemon.walls.probes.maps if daemon.walls else {}
-    times = calltimes.read(found["call_times"]) if "call_times" in found else {}
+    """How long the trainer's calls took, by class."""
+    times = _traced(daemon, "call_times", calltimes.read)
     return {kind.label: asdict(each) for kind, each in times.items() if each != calltimes.NONE}
-
-
-def _processes(daemon: Supervisor) -> Mapping[Role, Processes]:
-    """What the roles' processes did; nothing where no program looks."""
-    found = daemon.walls.probes.maps if daemon.walls else {}
-    return maps.read_processes(found["processes"]) if "processes" in found else {}
-
-
-def _resources(daemon: Supervisor) -> Mapping[Role, resources.Resources]:
-    """What the roles' threads used until the last look at them; nothing where no program looks."""
-    found = daemon.walls.probes.maps if daemon.walls else {}
-    return resources.read(found["resources"]) if "resources" in found else {}
 
 
 def _restarts(daemon: Supervisor, role: Role) -> int:
