@@ -4,6 +4,7 @@
 // at the entry and one at the return of each call of the whole host, dearer than any other here. A call that a
 // filter refuses never enters, one that was entered before this was loaded has no beginning, exit never returns;
 // none of them is timed. Calls of 32-bit tasks are not either.
+#include "include/beside.bpf.h"
 #include "include/call.bpf.h"
 #include "include/calltimes.h"
 #include "include/report.bpf.h"
@@ -54,11 +55,7 @@ int hb_call_enter(struct bpf_raw_tracepoint_args *ctx)
 	}
 	if (call.compat)
 		return 0;
-	began = bpf_task_storage_get(&call_began, bpf_get_current_task_btf(), 0,
-				     BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (!began) // another CPU has just made the first thing that is kept beside this thread
-		began = bpf_task_storage_get(&call_began, bpf_get_current_task_btf(), 0,
-					     BPF_LOCAL_STORAGE_GET_F_CREATE);
+	began = HB_MAKE_BESIDE(&call_began, bpf_get_current_task_btf());
 	if (!began) {
 		hb_count_failure(HB_PROGRAM_CALL_ENTER);
 		return 0;

@@ -13,6 +13,7 @@
 // - a thread that moves into a role before it was ever looked at leaves what it used before to nobody;
 // - of a process that moves with all threads at once the kernel names one: what the others used since their last
 //   look goes to the new role.
+#include "include/beside.bpf.h"
 #include "include/report.bpf.h"
 #include "include/task.bpf.h"
 
@@ -78,19 +79,6 @@ static __always_inline void add(__u32 program, __u32 role, const struct hb_resou
 	__sync_fetch_and_add(&sum->block_wait_ns, by->block_wait_ns);
 }
 
-// Whoever makes the first thing that is kept beside a thread may find that another CPU, or a program with a map of
-// its own, was quicker, and gets nothing; then it is there. So the third attempt succeeds, memory permitting.
-static __always_inline struct hb_looked *last_look(struct task_struct *task, __u64 flags)
-{
-	struct hb_looked *last = bpf_task_storage_get(&looked, task, 0, flags);
-
-	if (!last && flags)
-		last = bpf_task_storage_get(&looked, task, 0, flags);
-	if (!last && flags)
-		last = bpf_task_storage_get(&looked, task, 0, flags);
-	return last;
-}
-
 static __always_inline void count(__u32 program, struct task_struct *task)
 {
 	__u32 role = hb_role_of(hb_cgroup_of(task, settings.role_level));
@@ -99,7 +87,7 @@ static __always_inline void count(__u32 program, struct task_struct *task)
 
 	if (role == HB_ROLE_NONE)
 		return;
-	last = last_look(task, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	last = HB_MAKE_BESIDE(&looked, task);
 	if (!last) {
 		hb_count_failure(program);
 		return;
@@ -137,7 +125,7 @@ int hb_thread_move(const __u64 *ctx)
 	struct hb_resources now, by;
 	struct hb_looked *last;
 
-	last = last_look(task, to ? BPF_LOCAL_STORAGE_GET_F_CREATE : 0);
+	last = to ? HB_MAKE_BESIDE(&looked, task) : bpf_task_storage_get(&looked, task, 0, 0);
 	if (!last) {
 		if (to)
 			hb_count_failure(HB_PROGRAM_THREAD_MOVE);

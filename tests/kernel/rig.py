@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from homebound.events import Event, Role, Rule, Traffic, TrafficKey
 from homebound.kernel import maps
 from homebound.kernel.probes import Probes
@@ -138,6 +140,13 @@ class Device:
         """The same as counts, in the form of ``denied``."""
         events = self.events()
         return dict(Counter((event.role, event.rule) for event in events if event.rule is not None))
+
+
+def with_map(device: Device, name: str) -> Device:
+    """The same device; the test is skipped where its loader cannot make this map."""
+    if name not in device.probes.maps:
+        pytest.skip(f"{device.probes.loader}: {TYPES_WANTED}")
+    return device
 
 
 def unattached(probes: Probes) -> dict[str, str]:

@@ -20,8 +20,7 @@ from conftest import ROOT
 from homebound.events import Kind, Program, Role
 from homebound.kernel import bpf, files, maps, syscalls
 from homebound.kernel.files import FileArea, FileMode, MountRecord
-from homebound.kernel.sources import TYPES_WANTED
-from kernel.rig import Device
+from kernel.rig import Device, with_map
 from kernel.test_syscalls import become_stranger, call
 
 pytestmark = pytest.mark.root
@@ -36,9 +35,7 @@ NAMES = ("data", "data/below", "app", "state", "state/mounted", "system", "later
 @pytest.fixture
 def device(device: Device) -> Device:
     """With the program that reads structs of the kernel."""
-    if "opens" not in device.probes.maps:
-        pytest.skip(f"{device.probes.loader}: {TYPES_WANTED}")
-    return device
+    return with_map(device, "opens")
 
 
 @pytest.fixture

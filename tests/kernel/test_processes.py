@@ -20,8 +20,7 @@ import pytest
 
 from homebound.events import Event, Flag, Kind, Processes, Program, Role, Rule
 from homebound.kernel import bpf, maps
-from homebound.kernel.sources import TYPES_WANTED
-from kernel.rig import Device, child, in_child
+from kernel.rig import Device, child, in_child, with_map
 
 pytestmark = pytest.mark.root
 
@@ -43,9 +42,7 @@ CLONE_INTO_CGROUP, CLONE3 = 1 << 33, 435
 @pytest.fixture
 def device(device: Device) -> Device:
     """With the programs that read structs of the kernel."""
-    if "processes" not in device.probes.maps:
-        pytest.skip(f"{device.probes.loader}: {TYPES_WANTED}")
-    return device
+    return with_map(device, "processes")
 
 
 def counted(device: Device) -> dict[Role, Processes]:

@@ -19,8 +19,7 @@ import pytest
 from homebound.events import Program, Role
 from homebound.kernel import maps, resources
 from homebound.kernel.resources import Resources
-from homebound.kernel.sources import TYPES_WANTED
-from kernel.rig import Device, child
+from kernel.rig import Device, child, with_map
 
 pytestmark = pytest.mark.root
 
@@ -39,9 +38,7 @@ NOTHING = Resources(0, 0, 0, 0, 0, 0)
 @pytest.fixture
 def device(device: Device) -> Device:
     """With the programs that read structs of the kernel."""
-    if "resources" not in device.probes.maps:
-        pytest.skip(f"{device.probes.loader}: {TYPES_WANTED}")
-    return device
+    return with_map(device, "resources")
 
 
 @pytest.fixture
