@@ -37,6 +37,7 @@ for _ in range(int(sys.argv[1])):
 """
 NOTHING = Processes(0, 0, 0, 0, 0, 0, 0)
 CLONE_INTO_CGROUP, CLONE3 = 1 << 33, 435
+ROOM_BYTES = 64 << 20
 
 
 @pytest.fixture
@@ -102,6 +103,38 @@ def test_signals_are_told_apart(device: Device) -> None:
     assert (found.exits, found.killed, found.oom_kills) == (SHOTS + 1, SHOTS, 0)
     results = [event.result for event in device.activity() if event.kind is Kind.PROCESS_EXIT]
     assert sorted(results) == [0, *statuses] == [0, *[signal.SIGKILL] * SHOTS]
+
+
+@pytest.fixture
+def tight(device: Device) -> Device:
+    """A trainer that may have little memory, on a host whose cgroup v2 has the controller."""
+    if "memory" not in (device.cgroup / "cgroup.controllers").read_text().split():
+        pytest.skip("this host's cgroup v2 has no memory controller")
+    (device.cgroup / "cgroup.subtree_control").write_text("+memory")
+    trainer = device.of(Role.TRAINER)
+    (trainer / "memory.max").write_text(str(ROOM_BYTES))
+    (trainer / "memory.swap.max").write_text("0")
+    return device
+
+
+def test_a_victim_of_the_oom_killer_is_told_apart(tight: Device) -> None:
+    """Killed as by anybody else, but said to be its victim, in the count and in the event."""
+
+    def shoot() -> Any:
+        pid = os.fork()
+        if pid == 0:
+            held = bytearray(4 * ROOM_BYTES)
+            held[::4096] = b"x" * len(held[::4096])
+            os._exit(0)
+        return [pid, os.waitpid(pid, 0)[1]]
+
+    killed = [tight.run(Role.TRAINER, shoot) for _ in range(3)]
+    assert {status for _, status in killed} == {signal.SIGKILL}
+    found = counted(tight)[Role.TRAINER]
+    assert (found.killed, found.oom_kills) == (3, 3)
+    flags = {event.pid: event.flags for event in tight.activity() if event.kind is Kind.PROCESS_EXIT}
+    assert {pid: flags.pop(pid) for pid, _ in killed} == {pid: Flag.OOM for pid, _ in killed}
+    assert set(flags.values()) == {0}
 
 
 def test_execs(device: Device) -> None:

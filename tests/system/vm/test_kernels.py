@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs on security hooks, on kernels that have them: this clone's kernel tests, run in the machine.
+"""Programs on other kernels than this host's: kernel tests of this clone, run in the machine.
 
-Minutes of emulation each, so not part of ``make test``.
+Those on security hooks, and those that trace. Minutes of emulation each, so not part of ``make test``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ CLONE, PLACE = "/srv/clone", "/root/clone"
 # The disk is read-only, and tests write beside themselves. The objects are in it: there is no compiler.
 READY = f"cp -a {CLONE} {PLACE} && cd {PLACE} && ln -sf /bin/true /usr/local/bin/make && uname -r"
 PYTEST = f"PYTHONPATH={PLACE}/daemon {ENVIRONMENT}/bin/python -B -m pytest -p no:cacheprovider -q -rs"
-TRIAL = f"{READY} && {PYTEST} tests/kernel/test_lsm.py"
+HOOKS = f"{READY} && {PYTEST} tests/kernel/test_lsm.py"
+# What depends on a kernel's structs and calls. By both loaders where the machine has them: it has no bcc.
+TRACING = ("processes", "files", "resources", "calltimes", "calls", "syscalls", "maps")
+FILES = " ".join(f"tests/kernel/test_{name}.py" for name in TRACING)
+TRACE = f"{READY} && sysctl -q kernel.task_delayacct=1 && {PYTEST} {FILES}"
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +49,20 @@ def vm(request: pytest.FixtureRequest, tmp_path: Path, clone_image: Path) -> Vm:
 
 def test_every_hook_refuses_the_roles_and_nobody_else(vm: Vm) -> None:
     """The verifier takes all, 23 of 23 are counted, and the sandbox starts behind the hooks."""
-    said = vm.boot({"hooks": TRIAL}, 1500).out("hooks")
+    said = vm.boot({"hooks": HOOKS}, 1500).out("hooks")
     assert "skipped" not in said, said
     assert " passed" in said.splitlines()[-1], said
 
 
 def test_a_kernel_without_bpf_in_its_list_says_so(vm: Vm) -> None:
-    said = vm.boot({"hooks": TRIAL}, 900, security=SECURITY.removesuffix(",bpf")).out("hooks")
+    said = vm.boot({"hooks": HOOKS}, 900, security=SECURITY.removesuffix(",bpf")).out("hooks")
     assert "bpf is not among the kernel's security modules" in said, said
     assert " passed" not in said.splitlines()[-1], said
+
+
+def test_the_tracing_programs_count_right(vm: Vm) -> None:
+    """Those that read a kernel's structs too; and whom the OOM killer ended, which needs the controller."""
+    said = vm.boot({"trace": TRACE}, 3000, security=SECURITY.removesuffix(",bpf")).out("trace")
+    skipped = [line for line in said.splitlines() if line.startswith("SKIPPED") and "bcc is not" not in line]
+    assert skipped == [], said
+    assert " passed" in said.splitlines()[-1], said
