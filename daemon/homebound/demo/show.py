@@ -38,12 +38,12 @@ def learning(
     rounds: Sequence[Round], statuses: Mapping[str, Mapping[str, Any]], doing: str
 ) -> RenderableType:
     """The live view: rounds so far, and what left each device."""
-    table = Table(title="learning", title_justify="left", box=None, padding=(0, 2))
+    table = Table(title="learning", title_justify="left", box=None, padding=(0, 1))
     for name in ("round", "accuracy", "released"):
         table.add_column(name, justify="right")
     for entry in rounds:
         table.add_row(str(entry.round), f"{entry.accuracy:.3f}", f"{entry.released_bytes} B")
-    devices = Table(box=None, padding=(0, 2))
+    devices = Table(box=None, padding=(0, 1))
     for name in ("device", "state", "released", "kernel counted", "declared", "trainer sent"):
         devices.add_column(name, justify="left" if name in ("device", "state") else "right")
     for name, status in statuses.items():
@@ -60,7 +60,7 @@ def learning(
 
 def books(entries: Sequence[Books]) -> Table:
     """Bytes at rest: kernel against declaration, releases against ledger."""
-    table = Table(title="bytes that left, to the byte", title_justify="left", box=None, padding=(0, 2))
+    table = Table(title="bytes that left, to the byte", title_justify="left", box=None, padding=(0, 1))
     for name in ("device", "kernel", "declared", "unaccounted", "released", "in ledger"):
         table.add_column(name, justify="left" if name == "device" else "right")
     for entry in entries:
@@ -76,7 +76,7 @@ def books(entries: Sequence[Books]) -> Table:
 
 def channels(outcomes: Sequence[Outcome]) -> Table:
     """The leaky app's ways out."""
-    table = Table(title="a leaky app tries to get out", title_justify="left", box=None, padding=(0, 2))
+    table = Table(title="a leaky app tries to get out", title_justify="left", box=None, padding=(0, 1))
     for name in ("channel", "blocked", "wall that held", "counted by"):
         table.add_column(name)
     for outcome in outcomes:

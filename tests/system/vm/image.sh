@@ -27,7 +27,9 @@ packages=systemd,systemd-sysv,dbus,udev,kmod,iproute2,procps,ca-certificates,ope
 packages+=,python3-systemd,bubblewrap,libbpf1,libseccomp2,libgomp1,zlib1g,util-linux
 # shellcheck disable=SC2016 # apt's own variables
 mirror() { apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Created-By: Packages' | awk -v p="$1" '$2 == p { print $1; exit }'; }
-main=$(mirror bookworm) security=$(mirror bookworm-security)
+# Whichever Debian this machine is, a mirror has the other releases too.
+here_is=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+main=$(mirror "$here_is") security=$(mirror "$here_is-security")
 : "${main:?run apt-get update first}"
 sources=("deb $main bookworm main" "deb $main bookworm-backports main")
 [[ -z $security ]] || sources+=("deb $security bookworm-security main")
