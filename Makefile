@@ -17,11 +17,13 @@ PINS := packaging/requirements/runtime.txt packaging/requirements/dev.txt
 PACKAGES := dist/lintian.txt
 PACKAGED := $(shell find bpf daemon docs examples packaging units -type f ! -name '*.o' ! -path '*/__pycache__/*' ! -path '*.egg-info/*')
 VM_PACKAGES := mmdebstrap qemu-system-x86 e2fsprogs zstd
+# Those that print figures in minutes; tests/bench has more.
+BENCHES := figures reaction round_time probes_cost guard_throughput guard_secagg robust
 # Arguments for pytest: make test-kernel ARGS="-k connect4 -x"
 ARGS ?=
 FUZZ_SECONDS ?= 600
 
-.PHONY: help setup debian bpf demo preview test test-browser check test-kernel test-leaks test-kills test-federation deb test-packages test-system test-system-whole bench fuzz dashboards fix clean FORCE
+.PHONY: help setup debian bpf demo preview test test-browser check test-kernel test-leaks test-kills test-federation deb test-packages test-hooks test-system test-system-whole bench fuzz dashboards fix clean FORCE
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | \
@@ -89,6 +91,10 @@ $(PACKAGES): $(PACKAGED) | setup bpf
 test-packages: deb ## install, use, upgrade and purge what is in dist/; build it twice and compare (root)
 	@$(PYTHON) -m pytest tests/packages $(ARGS)
 
+test-hooks: setup bpf ## programs on security hooks in a virtual machine that asks them, kernel 6.1 (root)
+	@packaging/setup/install-debian.sh $(VM_PACKAGES)
+	@$(PYTHON) -m pytest tests/system/vm/test_kernels.py -m "not whole" $(ARGS)
+
 test-system: setup bpf deb ## the service under a real systemd, then the packages in a virtual machine, kernel 6.1 (root)
 	@packaging/setup/install-debian.sh $(VM_PACKAGES)
 	@$(PYTHON) -m pytest tests/system -m "not whole" $(ARGS)
@@ -99,6 +105,7 @@ test-system-whole: setup bpf deb ## the same on kernels 6.1 and 6.12; writes doc
 
 bench: setup bpf ## measure rounds, memory and overhead; prints, asserts no time (root)
 	@$(PYTHON) -m pytest tests/bench -s $(ARGS)
+	@for name in $(BENCHES); do echo; echo "== $$name"; PYTHONPATH=daemon:tests $(PYTHON) tests/bench/$$name.py; done
 
 fuzz: setup ## ten minutes of coverage-guided fuzzing of the guard's parser; findings in build/fuzz
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check -r packaging/requirements/fuzz.txt

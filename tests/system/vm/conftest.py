@@ -21,6 +21,7 @@ from conftest import ROOT
 from homebound import __version__
 from system.vm.vm import Vm, pack
 
+KERNELS = ("6.1", pytest.param("6.12", marks=pytest.mark.whole))
 SUPPLY = "/srv/supply"
 # What an interpreter of the machine runs with this clone: the environment lies where it lies on the host.
 ENVIRONMENT = os.path.realpath(sys.prefix)

@@ -24,7 +24,7 @@ root=$part/root
 trap 'rm -rf --one-file-system "$part"' EXIT
 
 packages=systemd,systemd-sysv,dbus,udev,kmod,iproute2,procps,ca-certificates,openssl,python3,python3-venv
-packages+=,python3-systemd,bubblewrap,libbpf1,libseccomp2,libgomp1,zlib1g,util-linux
+packages+=,python3-systemd,python3-bpfcc,linux-libc-dev,bubblewrap,libbpf1,libseccomp2,libgomp1,zlib1g,util-linux
 # shellcheck disable=SC2016 # apt's own variables
 mirror() { apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Created-By: Packages' | awk -v p="$1" '$2 == p { print $1; exit }'; }
 # Whichever Debian this machine is, a mirror has the other releases too.

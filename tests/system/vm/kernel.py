@@ -29,15 +29,19 @@ def unpack(image: bytes) -> bytes:
     elif payload.startswith(b"\x1f\x8b"):
         kernel = zlib.decompressobj(31).decompress(payload)
     elif payload.startswith(b"\x28\xb5\x2f\xfd"):
-        kernel = subprocess.run(["zstd", "-dcq"], input=payload, stdout=subprocess.PIPE, check=False).stdout
-    elif payload.startswith(b"\x02\x21\x4c\x18"):  # the last four bytes are the length, not LZ4's
-        done = subprocess.run(["lz4", "-dcq"], input=payload[:-4], stdout=subprocess.PIPE, check=False)
-        kernel = done.stdout
+        kernel = _through(["zstd", "-dcq"], payload)
+    elif payload.startswith(b"\x02\x21\x4c\x18"):
+        kernel = _through(["lz4", "-dcq"], payload)
     else:
         raise ValueError(f"unknown compression: {payload[:6].hex()}")
     if not kernel.startswith(b"\x7fELF"):
         raise ValueError("what was packed is no ELF file")
     return kernel
+
+
+def _through(words: list[str], payload: bytes) -> bytes:
+    """What a program makes of it, without the length that a kernel's build writes behind it."""
+    return subprocess.run(words, input=payload[:-4], stdout=subprocess.PIPE, check=False).stdout
 
 
 if __name__ == "__main__":

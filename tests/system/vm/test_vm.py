@@ -16,10 +16,10 @@ import pytest
 
 from packages import leftovers
 from system.vm import steps
+from system.vm.conftest import KERNELS
 from system.vm.vm import Boot, Vm
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(2400)]
-KERNELS = ("6.1", pytest.param("6.12", marks=pytest.mark.whole))
 
 
 @pytest.fixture(scope="module", params=KERNELS)
@@ -96,7 +96,7 @@ def test_two_rounds(first: Boot) -> None:
     assert trained["verified"]
     assert trained["released"]["updates"] >= 2
     assert trained["violations"] == []
-    for wall in ("namespaces", "seccomp", "landlock", "cgroup-bpf", "no-swap"):
+    for wall in ("namespaces", "seccomp", "landlock", "cgroup-bpf", "bpf-lsm", "no-swap"):
         assert trained["walls"][wall]["active"], wall
 
 
@@ -156,8 +156,12 @@ def test_a_kernel_without_bpf_lsm_is_told(last: Boot) -> None:
     assert told["result"] == "bad"
     assert "lsm=" in told["advice"]
     assert "bpf" not in told["fact"]
-    # Without it every wall holds that is held on any kernel.
-    assert all(last_wall["active"] for last_wall in json.loads(last.out("status"))["walls"].values())
+    walls = json.loads(last.out("status"))["walls"]
+    without = walls.pop("bpf-lsm")
+    assert not without["active"]
+    assert without["detail"].startswith("not here:")
+    # Every wall that is held on any kernel holds.
+    assert {name for name, wall in walls.items() if not wall["active"]} == set()
 
 
 def test_upgrade_and_downgrade_keep_ledger_and_file(last: Boot) -> None:
