@@ -89,6 +89,7 @@ $(PACKAGES): $(PACKAGED) | setup bpf
 	@packaging/setup/build-deb.sh
 
 test-packages: deb ## install, use, upgrade and purge what is in dist/; build it twice and compare (root)
+	@packaging/setup/install-debian.sh podman
 	@$(PYTHON) -m pytest tests/packages $(ARGS)
 
 test-hooks: setup bpf ## programs on security hooks in a virtual machine that asks them, kernel 6.1 (root)
