@@ -33,7 +33,7 @@ def main(rounds: int, epochs: int = 5) -> int:
     WORK.mkdir(parents=True)
     shutil.copytree(DIGITS, APP, ignore=shutil.ignore_patterns("__pycache__"))
     words = [sys.executable, str(APP / "make_data.py"), "--out", str(WORK / "data"), "--devices", "1"]
-    subprocess.run(words, check=True, capture_output=True)
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
     shutil.rmtree(APP / "__pycache__", ignore_errors=True)
     shutil.rmtree(APP / "digits" / "__pycache__", ignore_errors=True)
     shutil.copytree(WORK / "data" / "device-0", DATA)
