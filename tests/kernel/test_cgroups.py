@@ -155,3 +155,20 @@ def test_remove_takes_what_lies_below(cgroup: Cgroup) -> None:
     cgroup.child("a").child("b").make()
     cgroup.remove()
     assert not cgroup.path.exists()
+
+
+def test_who_gave_controllers_may_come_back(cgroup: Cgroup) -> None:
+    """A cgroup whose children have controllers takes no task (EBUSY) until it has taken them back."""
+    below = cgroup.child("below")
+    below.make()
+    if not cgroup.delegate():
+        pytest.skip("this host's cgroup v2 has no controllers")
+    with subprocess.Popen(["sleep", "60"], preexec_fn=lambda: below.add(0)) as sleeper:
+        try:
+            with pytest.raises(CgroupError):
+                cgroup.add(sleeper.pid)
+            cgroup.withdraw()
+            cgroup.add(sleeper.pid)
+            assert (cgroup.path / "cgroup.procs").read_text().split() == [str(sleeper.pid)]
+        finally:
+            sleeper.kill()

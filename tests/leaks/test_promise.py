@@ -20,7 +20,7 @@ from homebound.events import Role
 from homebound.kernel import bpf, cgroups
 from homebound.kernel.seccomp import Profile
 from homebound.rooms import launch, roles
-from homebound.rooms.launch import Links
+from homebound.rooms.launch import Links, WallMissing
 from homebound.settings import (
     AppSettings,
     CanarySettings,
@@ -31,7 +31,7 @@ from homebound.settings import (
     TrainerSettings,
 )
 from leaks.devices import daemon
-from leaks.trainers import USER, write_app
+from leaks.trainers import USER, own_data, trainer, write_app
 
 pytestmark = pytest.mark.root
 
@@ -54,6 +54,18 @@ def app_that(folder: Path, lines: str) -> Path:
 
 
 # --- it does not start ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wall", ["namespaces", "seccomp"])
+def test_a_role_without_a_wall_is_not_spoken_to(tmp_path: Path, wall: str) -> None:
+    """The supervisor's look from outside finds what is missing, and goes on finding it."""
+    tmp_path.chmod(0o755)
+    app = write_app(tmp_path / "app")
+    with (
+        pytest.raises(WallMissing, match=f"the trainer runs without a wall: {wall}: "),
+        trainer(app, own_data(tmp_path / "data"), without=(wall, "entry")),
+    ):
+        pytest.fail("it was let go on")
 
 
 @contextmanager

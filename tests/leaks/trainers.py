@@ -136,7 +136,7 @@ def own_data(folder: Path) -> Path:
 
 
 @contextmanager
-def trainer(app: Path, data: Path, without: Sequence[str] = ()) -> Iterator[Trainer]:
+def trainer(app: Path, data: Path, without: Sequence[str] = (), inspected: bool = True) -> Iterator[Trainer]:
     """Start it by the daemon's own launch path and look at its walls; ``without``: walls to leave out."""
     settings = Settings(
         federation=FederationSettings(address="127.0.0.1:9"),
@@ -162,12 +162,12 @@ def trainer(app: Path, data: Path, without: Sequence[str] = ()) -> Iterator[Trai
         child = (
             start_without(instance, spec, links, without) if without else launch.start(instance, spec, links)
         )
-        cgroup.thaw()
-        if not without:
-            launch.inspect(instance, spec, child, frozenset({LINK_FD}))
         for fd in (writing, settings_fd):
             os.close(fd)
         theirs.close()
+        cgroup.thaw()
+        if inspected:
+            launch.inspect(instance, spec, child, frozenset({LINK_FD}))
         yield Trainer(ours, child, reading, cgroup)
     finally:
         cgroup.kill()

@@ -145,6 +145,11 @@ class Cgroup:
                 continue  # EBUSY: this cgroup has tasks of its own
         return tuple(given)
 
+    def withdraw(self) -> None:
+        """Take back from the children what ``delegate`` gave: only then may this cgroup have tasks again."""
+        for name in (self._read("cgroup.subtree_control") or "").split():
+            self._write("cgroup.subtree_control", f"-{name}")
+
     def freeze(self, seconds: float = WAIT_SECONDS) -> None:
         """Stop all tasks and wait until the kernel says that they stand still."""
         self._write("cgroup.freeze", "1")

@@ -174,7 +174,7 @@ def remove_tree(instance: Instance) -> None:
     for role in ROLES:
         if role is not Role.SUPERVISOR:
             instance.cgroup(role).remove()
-    instance.root.set("cgroup.subtree_control", "")
+    instance.root.withdraw()
     Cgroup(home if home.exists() else _mount(instance), _mount(instance)).add(0)
     instance.cgroup(Role.SUPERVISOR).remove()
     if home != instance.root.path:

@@ -30,6 +30,7 @@ from homebound.rooms.roles import Spec
 SECCOMP_FD = 9
 # bubblewrap, setpriv and Python's start take 0.1 s; a machine under load ten times that.
 START_SECONDS = 20.0
+SETTLE_SECONDS = 1.0
 CANARY_SECONDS = 20.0
 
 
@@ -100,15 +101,23 @@ def inspect(
 ) -> audit.Facts:
     """Wait until the role runs as itself and check its walls from outside.
 
+    execve(2) shows the new program a moment before it takes the credentials that come with it; so those are
+    wrong only if they still are a while later. Nobody speaks to the role before this returns.
+
     Raises WallMissing if one does not stand, HomeboundError if the role never came to run, ToldToStop.
     """
-    deadline = clock() + START_SECONDS
+    deadline, settled = clock() + START_SECONDS, 0.0
     while clock() < deadline:
         if told():
             raise ToldToStop
         facts = _role_process(instance, spec, child)
         if facts is not None:
-            return _approve(spec, facts, links)
+            faults = _faults(spec, facts, links)
+            if not faults:
+                return facts
+            settled = settled or clock() + SETTLE_SECONDS
+            if clock() > settled or any(fault.wall != "users" for fault in faults):
+                raise _wall_missing(spec, faults)
         if select.select([child.pidfd], [], [], 0.005)[0]:
             break
     raise HomeboundError(
@@ -132,7 +141,7 @@ def _role_process(instance: Instance, spec: Spec, child: Child) -> audit.Facts |
     return None
 
 
-def _approve(spec: Spec, facts: audit.Facts, links: frozenset[int]) -> audit.Facts:
+def _faults(spec: Spec, facts: audit.Facts, links: frozenset[int]) -> list[audit.Fault]:
     own = {name: os.stat(f"/proc/self/ns/{name}").st_ino for name in audit.NAMESPACES}
     expected = audit.Expected(
         uid=spec.identity.uid,
@@ -141,14 +150,15 @@ def _approve(spec: Spec, facts: audit.Facts, links: frozenset[int]) -> audit.Fac
         shared_namespaces=spec.shared_namespaces,
         links=links,
     )
-    faults = audit.decide(facts, own, expected)
-    if faults:
-        raise WallMissing(
-            f"the {spec.role.label} runs without a wall: "
-            + "; ".join(f"{fault.wall}: {fault.detail}" for fault in faults),
-            "it was stopped; report this with the output of `homebound doctor --json`",
-        )
-    return facts
+    return audit.decide(facts, own, expected)
+
+
+def _wall_missing(spec: Spec, faults: Sequence[audit.Fault]) -> WallMissing:
+    return WallMissing(
+        f"the {spec.role.label} runs without a wall: "
+        + "; ".join(f"{fault.wall}: {fault.detail}" for fault in faults),
+        "it was stopped; report this with the output of `homebound doctor --json`",
+    )
 
 
 def try_walls(

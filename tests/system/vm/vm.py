@@ -24,8 +24,8 @@ KERNEL_WORDS = (
     " mitigations=off tsc=reliable no_timer_check clearcpuid=141"
 )
 # AVX is emulated so slowly that what uses it when it is there runs faster without: an old model, whose
-# features fit one another (libgcrypt takes some for granted beside others). One of them, cx16 (141), the kernel
-# is told not to use: with it a kernel 6.12 crashes at its boot under QEMU 7.2. NumPy does not run without it.
+# features fit one another (libgcrypt takes some for granted beside others). One of them, cx16 (141), is taken
+# from the kernel: with it a 6.12 crashes at its boot under QEMU 7.2. NumPy does not run without it.
 MACHINE = (
     "-machine q35 -cpu Nehalem -smp 2 -m 3072 -display none"
     " -nodefaults -no-reboot -nic none -device virtio-rng-pci"

@@ -192,6 +192,15 @@ def test_delegate_says_which_controllers_are_here(tmp_path: Path) -> None:
     assert cgroup.delegate() == ()
 
 
+def test_withdraw_names_what_it_takes_back(tmp_path: Path) -> None:
+    """Nothing written is nothing taken: cgroup.subtree_control wants a minus and a name."""
+    cgroup = tree(tmp_path)
+    control = cgroup.path / "cgroup.subtree_control"
+    control.write_text("memory\n")
+    cgroup.withdraw()
+    assert control.read_text() == "-memory"
+
+
 def test_a_missing_file_is_an_error_with_its_name(tmp_path: Path) -> None:
     cgroup = tree(tmp_path, without=("cgroup.freeze",))
     with pytest.raises(CgroupError, match=r"cgroup\.freeze"):
