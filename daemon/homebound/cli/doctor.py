@@ -28,7 +28,7 @@ from homebound.cli.attachtrial import attach_and_remove
 from homebound.config.layers import ETC
 from homebound.config.reading import Reading, read
 from homebound.errors import HomeboundError
-from homebound.kernel import cgroups, features, seccomp, siteplan
+from homebound.kernel import cgroups, features, lsm, seccomp, siteplan
 from homebound.rooms import rootfs
 from homebound.rooms.roles import OOM_SCORES
 from homebound.settings import CanarySettings, PathsSettings
@@ -230,13 +230,16 @@ def _counted() -> Iterator[Check]:
 def _lsm(programs: Sequence[Mapping[str, Any]]) -> Check:
     """The programs on security hooks: a further wall."""
     lacking = [program for program in programs if not program["attached"]]
-    if features.lsm() is None:
+    modules = features.lsm()
+    if modules is None:
         advice = "mount -t securityfs none /sys/kernel/security"
         return Check("wanted", "bpf lsm", "unknown", "securityfs is not mounted", advice)
     fact = f"all {len(programs)} programs attach"
     if lacking:
         fact = f"{len(lacking)} of {len(programs)} programs do not attach: {lacking[0]['reason']}"
     advice = "boot with lsm=...,bpf where the kernel has CONFIG_BPF_LSM; without it one wall is missing"
+    if lsm.MODULE in modules:
+        advice = "set kernel.security_hooks = true for one wall more; docs/kernel.md has what it costs"
     return _check("wanted", "bpf lsm", not lacking, fact, advice)
 
 

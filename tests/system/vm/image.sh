@@ -48,22 +48,35 @@ echo '/dev/nvme0n1 / ext4 defaults,noatime 0 0' >"$root/etc/fstab"
 echo 5ca1ab1e5ca1ab1e5ca1ab1e5ca1ab1e >"$root/etc/machine-id"
 
 # The job of a boot lies on the disk d1, as a tar; what it says goes to the second serial line. Each further
-# disk is mounted read-only where the job says.
-cat >"$root/usr/local/sbin/job" <<-'JOB'
+# disk is mounted read-only where the job says, before a service that starts with the machine looks for it.
+cat >"$root/usr/local/sbin/disks" <<-'DISKS'
 	#!/bin/bash
-	stty -F /dev/ttyS1 raw -echo
-	exec </dev/null >/dev/ttyS1 2>&1
 	mkdir -p /run/job
 	udevadm settle
 	tar -C /run/job -xf /dev/disk/by-id/virtio-d1
 	while read -r disk place; do mkdir -p "$place" && mount -o ro,noload "$disk" "$place"; done </run/job/disks
+	DISKS
+cat >"$root/etc/systemd/system/disks.service" <<-'UNIT'
+	[Unit]
+	Before=homebound.service job.service
+	[Service]
+	Type=oneshot
+	RemainAfterExit=yes
+	ExecStart=/usr/local/sbin/disks
+	[Install]
+	WantedBy=multi-user.target
+UNIT
+cat >"$root/usr/local/sbin/job" <<-'JOB'
+	#!/bin/bash
+	stty -F /dev/ttyS1 raw -echo
+	exec </dev/null >/dev/ttyS1 2>&1
 	cd /root
 	export HOME=/root LANG=C.UTF-8 SYSTEMD_PAGER= DEBIAN_FRONTEND=noninteractive
 	bash /run/job/job.sh
 	sync
 	systemctl --no-block poweroff --force
 JOB
-chmod 755 "$root/usr/local/sbin/job"
+chmod 755 "$root"/usr/local/sbin/{disks,job}
 cat >"$root/etc/systemd/system/job.service" <<-'UNIT'
 	[Unit]
 	After=multi-user.target
@@ -72,7 +85,7 @@ cat >"$root/etc/systemd/system/job.service" <<-'UNIT'
 	[Install]
 	WantedBy=multi-user.target
 UNIT
-systemctl --quiet --root="$root" enable job.service
+systemctl --quiet --root="$root" enable disks.service job.service
 systemctl --quiet --root="$root" mask getty.target apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
 	e2scrub_all.timer e2scrub_reap.service fstrim.timer man-db.timer systemd-timesyncd.service
 mkdir -p "$root/var/log/journal"

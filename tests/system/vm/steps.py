@@ -37,7 +37,8 @@ def settings(trainer: str = f"{TRAINERS}/bin/python") -> str:
     python = f'python = "{trainer}"\n' if trainer else ""
     return (
         "mkdir -p /etc/homebound/conf.d && cat >/etc/homebound/conf.d/60-vm.toml <<'TOML'\n"
-        f"[trainer]\n{python}memory_max_bytes = {MEMORY_MAX}\ncpu_max_percent = {CPU_MAX_PERCENT}\nTOML\n"
+        f"[kernel]\nsecurity_hooks = true\n[trainer]\n{python}"
+        f"memory_max_bytes = {MEMORY_MAX}\ncpu_max_percent = {CPU_MAX_PERCENT}\nTOML\n"
     )
 
 
@@ -56,24 +57,41 @@ def limits() -> str:
 
 
 def hungry() -> str:
-    """Something in the trainer's cgroup that wants more memory than it may have."""
+    """The trainer holds more memory than it may: what it may is lowered under it, by root.
+
+    Whoever joined its cgroup to take more would be a violation, and ended for that.
+    """
     return UNTIL + (
         f"cd {GROUP}/trainer; old=$(pgrep -n -u homebound-trainer)\n"
-        """sh -c 'echo $$ >cgroup.procs; exec python3 -c "bytearray(2500 << 20)"'; echo hungry:$?\n"""
+        "echo 64M >memory.max\n"
         f"until_true 'grep -q \"oom_group_kill [1-9]\" memory.events' && cat memory.events\n"
+        f"echo {MEMORY_MAX} >memory.max\n"
         'until_true \'new=$(pgrep -n -u homebound-trainer); [ -n "$new" ] && [ "$new" != "$old" ]\''
         " && until_true trains && echo again"
     )
 
 
 def busy() -> str:
-    """A loop in the trainer's cgroup, after its quota was lowered while the daemon runs."""
+    """A trainer that starts anew, which takes a lot of time, after its quota was lowered."""
+    file = "/etc/homebound/conf.d/60-vm.toml"
+    quota = f"sed -i 's/^cpu_max_percent.*/cpu_max_percent = {{}}/' {file}; systemctl reload homebound\n"
     return UNTIL + (
-        "sed -i 's/^cpu_max_percent.*/cpu_max_percent = 20/' /etc/homebound/conf.d/60-vm.toml\n"
-        f"cd {GROUP}/trainer; systemctl reload homebound\n"
-        "until_true 'grep -q \"^20000 \" cpu.max' || exit 1\n"
-        "sh -c 'echo $$ >cgroup.procs; exec timeout 8 sh -c \"while :; do :; done\"'\n"
-        "cat cpu.stat; journalctl -u homebound -n 5 -o cat"
+        f"cd {GROUP}/trainer\n"
+        + quota.format(20)
+        + "until_true 'grep -q \"^20000 \" cpu.max' && pkill -KILL -u homebound-trainer || exit 1\n"
+        "until_true 'grep -q \"^nr_throttled [1-9]\" cpu.stat' && cat cpu.stat || exit 1\n"
+        + quota.format(CPU_MAX_PERCENT)
+        + "journalctl -u homebound -o cat | grep 'new now'; sleep 5; until_true trains"
+    )
+
+
+def tidy() -> str:
+    """A stop that leaves nothing and has nothing to complain about; then it runs again."""
+    return UNTIL + (
+        f"systemctl stop homebound; [ ! -e {GROUP} ] || ls -R {GROUP}\n"
+        "ls -A /run/homebound; ls -d /sys/fs/bpf/homebound\n"
+        "! journalctl -u homebound -o cat | grep 'cannot tidy up'"
+        " && systemctl start homebound && until_true trains"
     )
 
 
