@@ -47,7 +47,7 @@ def fleet(make_folder: Callable[[str], Path]) -> Iterator[Fleet]:
         device.config["kernel"] = {"count_opens": True, "time_calls": True}  # likewise
         device.config["guard"] |= {"epsilon_limit": 4000.0, "run_epsilon_limit": 3000.0}
     devices[OBSERVING].config["mode"] = "observe"
-    devices[OBSERVING].config["paths"]["probes"] = str(ROOT / "examples/probes")
+    devices[LEAKY].config["paths"]["probes"] = str(ROOT / "examples/probes")
     ports = {name: device.config["metrics"]["port"] for name, device in devices.items()}
     with ExitStack() as stack:
         federation.start()

@@ -32,7 +32,7 @@ BYTES_MAX = 300_000
 # Picture -> dashboard, the row that it begins with, and the one before which it ends ("": none).
 PICTURES = {
     "host": ("host", "At a glance", "Refusals"),
-    "host-more": ("host", "Refusals", "Watching"),
+    "host-more": ("host", "Refusals", "Processes and calls"),
     "fleet": ("fleet", "At a glance", ""),
 }
 
