@@ -156,6 +156,6 @@ def purge() -> str:
     """Remove, look, purge, and what is there then that was not there before."""
     return (
         "apt-get remove -q -y 'homebound*' && ls -d /var/lib/homebound/default/guard"
-        " && apt-get purge -q -y 'homebound*' && rm -f /etc/homebound/conf.d/60-vm.toml"
+        " && rm -r /etc/homebound/conf.d && apt-get purge -q -y 'homebound*'"
         " && ls -d /sys/fs/bpf/homebound /run/homebound; echo; echo '== files'; " + FILES
     )
