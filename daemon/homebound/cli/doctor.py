@@ -239,7 +239,7 @@ def _lsm(programs: Sequence[Mapping[str, Any]]) -> Check:
         fact = f"{len(lacking)} of {len(programs)} programs do not attach: {lacking[0]['reason']}"
     advice = "boot with lsm=...,bpf where the kernel has CONFIG_BPF_LSM; without it one wall is missing"
     if lsm.MODULE in modules:
-        advice = "set kernel.security_hooks = true for one wall more; docs/kernel.md has what it costs"
+        advice = "kernel.security_hooks = true switches them on; docs/limits.md says what was seen then"
     return _check("wanted", "bpf lsm", not lacking, fact, advice)
 
 
