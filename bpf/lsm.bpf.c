@@ -17,7 +17,8 @@
 #define NETLINK_ROUTE 0
 #define SOCK_DGRAM 2
 #define SOCK_TYPE_MASK 0xf
-// PTRACE_MODE_NOAUDIT in linux/ptrace.h: the kernel asks what to show, nobody asked for access.
+// PTRACE_MODE_ in linux/ptrace.h. NOAUDIT: the kernel asks what to show, nobody asked for access.
+#define MODE_ATTACH 0x02
 #define MODE_NOAUDIT 0x04
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
@@ -183,6 +184,13 @@ int hb_lsm_receive(const __u64 *ctx)
 	return hb_refuse(&event);
 }
 
+// bubblewrap, still root, reads the numbers of the namespaces that it made for its child, to tell whoever asks for
+// them. Nobody does, and it goes on without.
+static __always_inline int is_launcher_looking(__u32 mode)
+{
+	return !(mode & MODE_ATTACH) && hb_is_root();
+}
+
 SEC("lsm/ptrace_access_check")
 int hb_lsm_trace(const __u64 *ctx)
 {
@@ -192,7 +200,7 @@ int hb_lsm_trace(const __u64 *ctx)
 	if (!(hb_lost(role) & HB_RIGHT_TRACE))
 		return 0;
 	// Asked for each line of ps(1), say: what is refused is a column, not an access.
-	if (mode & MODE_NOAUDIT)
+	if ((mode & MODE_NOAUDIT) || is_launcher_looking(mode))
 		return (settings.enforce & HB_ENFORCE_HOOKS) ? -EPERM : 0;
 	hb_begin_refusal(&event, HB_PROGRAM_LSM_TRACE, role, HB_RULE_LSM_TRACE);
 	event.detail = mode;

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 import shutil
+import signal
 import socket
 import struct
 import tempfile
@@ -34,6 +35,7 @@ pytestmark = pytest.mark.root
 
 HELD = (Role.WATCHER, Role.TRAINER, Role.GUARD, Role.GATEWAY, Role.CANARY)
 CLONE_NEWUSER, CLONE_NEWNS = 0x10000000, 0x00020000
+PR_SET_DUMPABLE = 4
 NOBODY = "\0homebound-test-nobody"
 READ, WRITE = os.O_RDONLY, os.O_WRONLY
 
@@ -100,6 +102,19 @@ def userns() -> int:
     return -os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def look_at_child() -> int:
+    """At its namespaces, which is to read and not to attach (mode PTRACE_MODE_READ)."""
+    LIBC.prctl(PR_SET_DUMPABLE, 1)  # whoever became another user may be looked at by nobody
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+    try:
+        return result_of(lambda: os.stat(f"/proc/{child}/ns/net"))
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
 @dataclass(frozen=True)
 class Attempt:
     """What a role is refused; ``code``: with which error."""
@@ -133,6 +148,7 @@ ATTEMPTS = {
     "open the host's memory": Attempt(Rule.LSM_OPEN, opening("/dev/shm/homebound-test", WRITE)),
     "receive": Attempt(Rule.LSM_RECEIVE, trial("lsm_receive")),
     "memory of a child": Attempt(Rule.LSM_TRACE, trial("lsm_trace"), errno.EACCES),
+    "namespaces of a child": Attempt(Rule.LSM_TRACE, look_at_child, errno.EACCES, stranger=True),
     "bpf": Attempt(Rule.LSM_BPF, trial("lsm_bpf")),
     "user namespace": Attempt(Rule.LSM_USERNS, userns, stranger=True),
     "key": Attempt(Rule.LSM_KEY, trial("lsm_key")),
@@ -182,6 +198,13 @@ def test_every_role_is_refused_what_it_lost(hooked: Device, role: Role) -> None:
     assert {name: error for name, error in found.items() if error not in canary.LSM_ERRORS[name]} == {}
     assert set(found) == {program.label for program in lsm.PROGRAMS}
     assert hooked.denied() == hooked.told() == {(role, Rule[name.upper()]): 1 for name in found}
+
+
+@pytest.mark.parametrize("role", HELD)
+def test_what_starts_a_role_looks_at_its_child_in_vain(hooked: Device, role: Role) -> None:
+    """bubblewrap is root then, and reads the numbers of its child's namespaces: refused, but no attempt."""
+    assert hooked.run(role, look_at_child) == -errno.EACCES
+    assert hooked.denied() == hooked.told() == {}
 
 
 def test_observing_counts_and_lets_pass(objects: Path, bpf_file_system: Path, kept: Path) -> None:
