@@ -234,27 +234,33 @@ def opens() -> Iterator[Any]:
 
 def watching() -> Iterator[Any]:
     """What watching costs."""
-    run = "homebound_bpf_program_run_seconds_total"
+    runs, seconds = "homebound_bpf_program_runs_total", "homebound_bpf_program_run_seconds_total"
     yield lines(
         Panel(
             "Time spent in BPF programs",
-            "Share of one processor. Counted while the kernel's BPF statistics are on.",
+            "Share of one processor, of those that take more than a ten-thousandth of it.",
             "percentunit",
-            (Query(speed(run, "program"), "{{program}}"),),
+            (Query(f"{speed(seconds, 'program')} > 0.0001", "{{program}}"),),
         )
     )
-    yield lines(
+    yield rows(
         Panel(
-            "Cost of one run",
-            "Mean time of one run of a program. hb_syscall_exit runs at every system call of the host.",
-            "s",
+            "What each program costs",
+            "Its runs in a second, the mean time of one, and the share of one processor that they take. "
+            "hb_syscall_exit runs at every system call of the host.",
+            "short",
             (
+                Query(speed(runs, "program", window=RANGE), ""),
                 Query(
-                    f"{speed(run, 'program')} / {speed('homebound_bpf_program_runs_total', 'program')}",
-                    "{{program}}",
+                    f"{speed(seconds, 'program', window=RANGE)} / {speed(runs, 'program', window=RANGE)}", ""
                 ),
+                Query(speed(seconds, "program", window=RANGE), ""),
             ),
-        )
+        ),
+        key="program",
+        columns={"program": "program", "Value #A": "runs", "Value #B": "each", "Value #C": "share"},
+        worst="share",
+        looks={"each": Query("", "", "s"), "share": Query("", "", "percentunit")},
     )
     yield lines(
         Panel(
@@ -286,17 +292,15 @@ def whole() -> Iterator[Any]:
     yield rows(
         Panel(
             "Programs",
-            "Whether each BPF program is attached, and the share of one processor that it takes.",
+            "Whether each BPF program is attached; those that hang on one thing count together.",
             "short",
-            (
-                Query(f"min by (program) (homebound_bpf_program_attached{{{HERE}}})", ""),
-                Query(speed("homebound_bpf_program_run_seconds_total", "program", window=RANGE), ""),
-            ),
+            (Query(f"min by (program) (homebound_bpf_program_attached{{{HERE}}})", ""),),
         ),
         key="program",
-        columns={"program": "program", "Value #A": "attached", "Value #B": "share"},
-        worst="share",
-        looks={"attached": Query("", "", words=YES_NO), "share": Query("", "", "percentunit")},
+        columns={"program": "program", "Value": "attached"},
+        worst="attached",
+        least_first=True,
+        looks={"attached": Query("", "", words=YES_NO)},
     )
     yield rows(
         Panel(

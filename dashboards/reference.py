@@ -29,6 +29,8 @@ them at `/metrics` on `metrics.address` and `metrics.port` (127.0.0.1:10977 unle
 - Every label has a closed set of values, and every combination is there from the start with 0, so that an
   alert can count on the series. What cannot be read is left out, never made up. All in all there are under
   300 series a device.
+- Of a violation of watcher, guard or gateway `rule` is the kind of wall: `network`, `sandbox` or `cgroup`;
+  of the trainer it is the rule. `homebound status` and the journal have the rule of each.
 - Process numbers, addresses, paths, names of files and tensors are in no label. `homebound status` and the
   journal have the process and the address of a refused attempt.
 - Counters of the kernel are read at each scrape. They begin at 0 when the daemon starts.

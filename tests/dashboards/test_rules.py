@@ -25,6 +25,7 @@ from dashboards.promtext import (
     selectors,
     unknown,
 )
+from homebound.metrics import BY_NAME
 
 RUNBOOKS = (ROOT / "docs/runbooks.md").read_text()
 RUNBOOK_BASE = "https://homebound.example/runbooks"
@@ -69,6 +70,33 @@ def test_a_rule_that_never_fires_fails_its_test(tmp_path: Path) -> None:
 def expectations(file: Path) -> list[list[dict[str, Any]]]:
     """The alert checks of each test of a file, in order of time."""
     return [test["alert_rule_test"] for test in yaml.safe_load(file.read_text())["tests"]]
+
+
+def made_up_labels(text: str) -> list[str]:
+    """The series of a rule test whose labels no device has."""
+    found = []
+    for name, told in re.findall(r"(homebound_[a-z_]+){(.*)}", text):
+        metric = BY_NAME.get(name)
+        labels = dict(re.findall(r'([a-z_]+)="([^"]*)"', told))
+        if metric and metric.values and tuple(map(labels.get, metric.labels)) not in metric.values:
+            found.append(f"{name} {labels}")
+    return found
+
+
+@pytest.mark.parametrize("file", RULE_TESTS, ids=lambda path: path.stem)
+def test_rule_tests_speak_of_series_that_there_are(file: Path) -> None:
+    texts = [
+        series["series"]
+        for test in yaml.safe_load(file.read_text())["tests"]
+        for series in test["input_series"]
+    ]
+    assert [fault for text in texts for fault in made_up_labels(text)] == []
+
+
+def test_a_planted_label_is_made_up() -> None:
+    told = 'homebound_violations_total{{job="homebound", role="{}", rule="connect"}}'
+    assert made_up_labels(told.format("trainer")) == []
+    assert made_up_labels(told.format("guard")) != []
 
 
 @pytest.mark.parametrize("key", KEYS, ids=ids)

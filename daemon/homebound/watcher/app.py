@@ -243,7 +243,7 @@ class Watcher:
         self._metrics.add(
             "homebound_violations_total",
             verdict.role.label,
-            violated_rule(verdict.rule),
+            violated_rule(verdict.role.label, verdict.rule),
             by=verdict.violations,
         )
         if verdict.rule == "unaccounted":

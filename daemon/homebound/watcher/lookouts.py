@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from homebound.events import CallClass, Role
 from homebound.kernel.calltimes import NONE, CallTimes
 from homebound.kernel.resources import Resources
-from homebound.metrics import CALL_SLOTS, STARTED, TIMED_CLASSES, Readings
+from homebound.metrics import CALL_SLOTS, ON_DISK, STARTED, TIMED_CLASSES, Readings
 
 
 def of_resources(found: Mapping[Role, Resources], features: Mapping[str, bool]) -> Readings:
@@ -27,11 +27,12 @@ def of_resources(found: Mapping[Role, Resources], features: Mapping[str, bool]) 
         queued = used if features.get("sched_info") else None
         told = used if features.get("task_io") else None
         wait[(name,)] = queued.run_queue_ns / 1e9 if queued else None
-        faults[name, "minor"] = used.minor_faults if used else None
         faults[name, "major"] = used.major_faults if used else None
-        moved[name, "read"] = told.read_bytes if told else None
-        moved[name, "write"] = told.write_bytes if told else None
+        if name in ON_DISK:
+            moved[name, "read"] = told.read_bytes if told else None
+            moved[name, "write"] = told.write_bytes if told else None
     trainer = found.get(Role.TRAINER)
+    faults["trainer", "minor"] = trainer.minor_faults if trainer else None
     is_counted = any(used.block_wait_ns for used in found.values())
     return {
         "homebound_run_queue_seconds_total": wait,

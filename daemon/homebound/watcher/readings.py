@@ -9,7 +9,7 @@ kernel.usage.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -39,10 +39,8 @@ from homebound.metrics import (
     STARTED,
     Readings,
     denied_rule,
-    shown_program,
+    program_group,
 )
-
-SOURCES = frozenset({usage.CGROUP, usage.PSUTIL, usage.ABSENT})
 
 
 class Counters(Protocol):
@@ -251,41 +249,37 @@ def of_opens(found: Opens) -> Readings:
 
 def programs_from_report(report: Any) -> dict[str, ProgramFigures]:
     """The supervisor's list of programs, each with name, need, attached, runs and run_seconds."""
-    found: dict[str, ProgramFigures] = {}
-    for entry in report if isinstance(report, list) else []:
-        if isinstance(entry, dict) and (name := shown_program(str(entry.get("name")))) in PROGRAMS:
-            runs, seconds = _number(entry.get("runs")), _number(entry.get("run_seconds"))
-            figures = ProgramFigures(entry.get("attached") is True, runs, seconds)
-            figures = SWITCHED_OFF if entry.get("need") == "off" else figures
-            found[name] = _together(found[name], figures) if name in found else figures
-    return found
-
-
-def _together(one: ProgramFigures, other: ProgramFigures) -> ProgramFigures:
-    """Attached when both are; one that is switched off says nothing."""
-    if SWITCHED_OFF in (one, other):
-        return other if one == SWITCHED_OFF else one
-    return ProgramFigures(
-        one.attached and other.attached,
-        None if one.runs is None or other.runs is None else one.runs + other.runs,
-        None if one.run_seconds is None or other.run_seconds is None else one.run_seconds + other.run_seconds,
-    )
+    return {
+        name: SWITCHED_OFF
+        if entry.get("need") == "off"
+        else ProgramFigures(
+            entry.get("attached") is True, _number(entry.get("runs")), _number(entry.get("run_seconds"))
+        )
+        for entry in (report if isinstance(report, list) else [])
+        if isinstance(entry, dict) and (name := entry.get("name")) in PROGRAMS
+    }
 
 
 def of_programs(counts: Mapping[Program, ProgramCounts], reported: Mapping[str, ProgramFigures]) -> Readings:
-    """Counts from the map, state and cost from the supervisor; before its first word they are left out."""
-    attached: dict[tuple[str, ...], float | None] = {}
-    runs: dict[tuple[str, ...], float | None] = {}
-    seconds: dict[tuple[str, ...], float | None] = {}
-    for name, need in BY_NAME["homebound_bpf_program_attached"].values:
-        found = reported.get(name)
-        attached[(name, need)] = float(found.attached) if found and found.attached is not None else None
-        runs[(name,)] = found.runs if found else None
-        seconds[(name,)] = found.run_seconds if found else None
+    """Counts from the map, state and cost from the supervisor; before its first word they are left out.
+
+    A group is attached when all of it is that is not switched off.
+    """
+    groups: dict[str, list[bool]] = {}
+    for name, found in reported.items():
+        if found.attached is not None:
+            groups.setdefault(program_group(name), []).append(found.attached)
     return {
-        "homebound_bpf_program_attached": attached,
-        "homebound_bpf_program_runs_total": runs,
-        "homebound_bpf_program_run_seconds_total": seconds,
+        "homebound_bpf_program_attached": {
+            (name, need): float(all(groups[name])) if name in groups else None
+            for name, need in BY_NAME["homebound_bpf_program_attached"].values
+        },
+        "homebound_bpf_program_runs_total": {
+            (name,): reported[name].runs if name in reported else None for name in PROGRAMS
+        },
+        "homebound_bpf_program_run_seconds_total": {
+            (name,): reported[name].run_seconds if name in reported else None for name in PROGRAMS
+        },
         "homebound_bpf_failed_lookups_total": {(): sum(state.failed_lookups for state in counts.values())},
         "homebound_events_lost_total": {
             ("refusals",): sum(state.lost for p, state in counts.items() if p not in ACTIVITY),
@@ -296,32 +290,23 @@ def of_programs(counts: Mapping[Program, ProgramCounts], reported: Mapping[str, 
 
 @dataclass(frozen=True)
 class Figures:
-    """What one role used, from one source; None and ABSENT for what it does not know."""
+    """What one role used, from one source; None for what it does not know."""
 
     cpu_seconds: float | None
     memory_bytes: float | None
     pressure: Mapping[str, float | None]
-    sources: Mapping[str, str]
 
 
 def usage_from_cgroup(used: usage.Usage) -> Figures:
     """The figures of a cgroup's own files."""
     stalled = {"cpu": used.pressure.cpu, "memory": used.pressure.memory, "io": used.pressure.io}
-    sources = {"cpu": used.cpu.source, "memory": used.memory.source, "pressure": used.pressure.source}
-    return Figures(used.cpu.seconds, used.memory.bytes, stalled, sources)
+    return Figures(used.cpu.seconds, used.memory.bytes, stalled)
 
 
 def usage_from_report(report: Any) -> Figures:
     """The supervisor's figures of a role. What is not there or no number is unknown."""
     report = report if isinstance(report, dict) else {}
-    named = report.get("source")
-    sources = {
-        resource: source
-        if (source := (named if isinstance(named, dict) else {}).get(resource)) in SOURCES
-        else usage.ABSENT
-        for resource in ("cpu", "memory")
-    }
-    return Figures(_number(report.get("cpu_seconds")), _number(report.get("memory_bytes")), {}, sources)
+    return Figures(_number(report.get("cpu_seconds")), _number(report.get("memory_bytes")), {})
 
 
 def of_usage(cgroups: Mapping[str, usage.OpenFiles], reported: Mapping[str, Figures]) -> Readings:
@@ -329,7 +314,6 @@ def of_usage(cgroups: Mapping[str, usage.OpenFiles], reported: Mapping[str, Figu
     cpu: dict[tuple[str, ...], float | None] = {}
     memory: dict[tuple[str, ...], float | None] = {}
     pressure: dict[tuple[str, ...], float | None] = {}
-    sources: dict[tuple[str, ...], float | None] = {}
     for role, first in ((role, usage_from_cgroup(files.usage())) for role, files in cgroups.items()):
         second = reported.get(role)
         both = (first, second) if second else (first,)
@@ -337,20 +321,11 @@ def of_usage(cgroups: Mapping[str, usage.OpenFiles], reported: Mapping[str, Figu
         memory[(role,)] = next((f.memory_bytes for f in both if f.memory_bytes is not None), None)
         if role in STARTED:
             pressure.update({(role, name): first.pressure.get(name) for name in RESOURCES})
-        sources.update((pair, 1.0) for pair in _sources(both))
     return {
         "homebound_cpu_seconds_total": cpu,
         "homebound_memory_bytes": memory,
         "homebound_pressure_stalled_seconds_total": pressure,
-        "homebound_resource_source_info": sources,
     }
-
-
-def _sources(figures: tuple[Figures, ...]) -> Iterator[tuple[str, str]]:
-    """For each resource the first source that knows it."""
-    for resource in ("cpu", "memory", "pressure"):
-        named = [f.sources.get(resource, usage.ABSENT) for f in figures]
-        yield resource, next((source for source in named if source != usage.ABSENT), usage.ABSENT)
 
 
 def _number(value: Any) -> float | None:

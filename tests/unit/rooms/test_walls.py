@@ -12,11 +12,15 @@ from homebound.metrics import FEATURES
 from homebound.rooms import walls
 
 
-def test_the_kernels_features_are_those_declared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("controllers", "all_there"), [("cpu pids", False), ("cpuset cpu io memory pids", True)]
+)
+def test_the_kernels_features_are_those_declared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, controllers: str, all_there: bool
+) -> None:
     """All of them and no other, in that order; controllers as the file of the hierarchy's root has them."""
-    (tmp_path / "cgroup.controllers").write_text("cpu pids\n")
+    (tmp_path / "cgroup.controllers").write_text(f"{controllers}\n")
     monkeypatch.setattr(cgroups, "mount", lambda: tmp_path)
     found = walls.kernel_features()
     assert tuple(found) == FEATURES
-    there = {name: present for name, present in found.items() if name.startswith("cgroup_")}
-    assert there == {"cgroup_cpu": True, "cgroup_memory": False, "cgroup_io": False, "cgroup_pids": True}
+    assert found["cgroup_controllers"] is all_there

@@ -274,7 +274,7 @@ def test_the_way_of_events_is_proved_by_one_that_was_asked_for(start: Callable[.
     older = rig.value("homebound_event_path_age_seconds")
     assert older is not None
     assert older > age, "it grows until the next one comes"
-    assert rig.value("homebound_violations_total", role="watcher", rule="kernel") == 0
+    assert rig.value("homebound_violations_total", role="watcher", rule="sandbox") == 0
 
 
 def test_recent_events_come_in_parts_that_fit(start: Callable[..., Rig]) -> None:
@@ -334,7 +334,7 @@ def test_the_supervisors_words_in_metrics(start: Callable[..., Rig]) -> None:
     assert rig.value("homebound_bpf_program_attached", program="hb_syscall_exit", need="required") == 1
     assert rig.value("homebound_wall_active", wall="seccomp") == 1
     assert rig.value("homebound_wall_active", wall="landlock") == 0
-    assert rig.value("homebound_resource_source_info", resource="cpu", source="psutil") == 1
+    assert rig.value("homebound_memory_bytes", role="trainer") == 4096
 
 
 def test_a_new_watcher_takes_over_the_accounts(start: Callable[..., Rig]) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from homebound.events import ACTIVITY, Direction, Family, Program, Protocol, Role, Rule, TrafficKey, Verdict
 from homebound.kernel import lsm
 from homebound.kernel.usage import OpenFiles
-from homebound.metrics import BY_NAME, PROGRAMS
+from homebound.metrics import BY_NAME, PROGRAMS, program_group
 from homebound.watcher import readings
 from unit.watcher.rig import MemoryCounters, tx
 
@@ -59,7 +60,7 @@ def test_programs_before_the_first_word_are_unknown_and_not_detached() -> None:
     counts = MemoryCounters().programs()
     found = readings.of_programs(counts, {})
     values = BY_NAME["homebound_bpf_program_attached"].values
-    assert {name for name, _ in values} == set(PROGRAMS)
+    assert {name for name, _ in values} == {program_group(name) for name in PROGRAMS}
     assert found["homebound_bpf_program_attached"] == dict.fromkeys(values, None)
     assert found["homebound_events_lost_total"] == {
         ("refusals",): 3 * (len(Program) - len(ACTIVITY)),
@@ -68,61 +69,60 @@ def test_programs_before_the_first_word_are_unknown_and_not_detached() -> None:
     assert found["homebound_bpf_failed_lookups_total"] == {(): 2 * len(Program)}
 
 
-def test_programs_on_security_hooks_are_one() -> None:
-    """Attached when all are; what they ran and took is added up."""
+def attached(*report: object) -> Mapping[tuple[str, ...], float | None]:
+    found = readings.of_programs(MemoryCounters().programs(), readings.programs_from_report(list(report)))
+    return found["homebound_bpf_program_attached"]
 
-    def told(*attached: bool) -> list[dict[str, object]]:
-        return [
-            {"name": program.bpf_name, "attached": here, "runs": 2, "run_seconds": 0.25}
-            for program, here in zip(lsm.PROGRAMS, attached, strict=False)
-        ]
 
-    found = readings.programs_from_report(told(True, True))
-    assert found == {"hb_lsm": readings.ProgramFigures(True, 4, 0.5)}
-    assert not readings.programs_from_report(told(True, False))["hb_lsm"].attached
+def said(name: str, here: bool, need: str = "wanted") -> dict[str, object]:
+    return {"name": name, "need": need, "attached": here, "runs": 2, "run_seconds": 0.25}
+
+
+def test_programs_on_security_hooks_are_attached_when_all_are() -> None:
+    names = [program.bpf_name for program in lsm.PROGRAMS]
+    assert attached(*(said(name, True) for name in names))["hb_lsm", "wanted"] == 1.0
+    assert attached(*(said(name, name != names[3]) for name in names))["hb_lsm", "wanted"] == 0.0
 
 
 def test_programs_of_the_supervisor() -> None:
+    """Each has its own cost; whether it is attached is told by group."""
     reported = readings.programs_from_report(
         [
             {"name": "hb_syscall_exit", "attached": True, "runs": 23, "run_seconds": 0.5},
-            {"name": "hb_egress", "attached": True, "runs": 5, "run_seconds": 0.5},
+            {"name": "hb_egress", "attached": True, "runs": 5, "run_seconds": 0.25},
             {"name": "hb_ingress", "attached": False, "runs": -1},
             {"name": "made_up", "attached": True},
+            {"name": ["hb_egress"], "attached": True},
             "junk",
         ]
     )
     found = readings.of_programs(MemoryCounters().programs(), reported)
     assert found["homebound_bpf_program_attached"]["hb_syscall_exit", "required"] == 1.0
-    assert found["homebound_bpf_program_runs_total"][("hb_syscall_exit",)] == 23
-    assert found["homebound_bpf_program_run_seconds_total"][("hb_syscall_exit",)] == 0.5
     assert found["homebound_bpf_program_attached"]["hb_cgroup", "required"] == 0.0
-    assert found["homebound_bpf_program_runs_total"][("hb_cgroup",)] is None
-    assert "made_up" not in {name for name, _ in found["homebound_bpf_program_attached"]}
-    off = readings.programs_from_report([{"name": "hb_files", "need": "off", "attached": False, "runs": 0}])
-    found = readings.of_programs(MemoryCounters().programs(), off)
-    assert found["homebound_bpf_program_attached"]["hb_files", "wanted"] is None
+    runs, seconds = (found[f"homebound_bpf_program_{name}_total"] for name in ("runs", "run_seconds"))
+    assert (runs["hb_syscall_exit",], seconds["hb_syscall_exit",]) == (23, 0.5)
+    assert (runs["hb_egress",], seconds["hb_egress",]) == (5, 0.25)
+    assert (runs["hb_ingress",], seconds["hb_ingress",]) == (None, None)
+    assert runs.keys() == seconds.keys() == {(program.bpf_name,) for program in Program}
     assert readings.programs_from_report(None) == {}
 
 
-def test_programs_of_a_group_that_are_switched_off_say_nothing() -> None:
-    """Neither for the group nor against it."""
-    on = {"name": "hb_lsm_open", "need": "wanted", "attached": True, "runs": 2, "run_seconds": 0.5}
-    off = {"name": "hb_lsm_bpf", "need": "off", "attached": False, "runs": 0, "run_seconds": 0.0}
+def test_programs_that_are_switched_off_say_nothing() -> None:
+    """Neither for their group nor against it, and no 0 as if they had not run."""
+    on, off = said("hb_lsm_open", True), said("hb_lsm_bpf", False, need="off")
     for report in ([on, off], [off, on]):
-        assert readings.programs_from_report(report) == {"hb_lsm": readings.ProgramFigures(True, 2, 0.5)}
-    assert readings.programs_from_report([off, off]) == {"hb_lsm": readings.SWITCHED_OFF}
+        assert attached(*report)["hb_lsm", "wanted"] == 1.0
+    assert attached(off)["hb_lsm", "wanted"] is None
+    found = readings.of_programs(MemoryCounters().programs(), readings.programs_from_report([on, off]))
+    assert found["homebound_bpf_program_runs_total"]["hb_lsm_open",] == 2
+    assert found["homebound_bpf_program_runs_total"]["hb_lsm_bpf",] is None
 
 
 def test_usage_takes_the_cgroup_first_and_the_supervisor_where_it_is_blind(tmp_path: Path) -> None:
     (tmp_path / "cpu.stat").write_text("usage_usec 2500000\n")
     (tmp_path / "cpu.pressure").write_text("some avg10=0.00 avg60=0.00 avg300=0.00 total=1500000\n")
     fds = {name: os.open(tmp_path / name, os.O_RDONLY) for name in ("cpu.stat", "cpu.pressure")}
-    said = {
-        "cpu_seconds": 99.0,
-        "memory_bytes": 1024,
-        "source": {"cpu": "psutil", "memory": "psutil"},
-    }
+    said = {"cpu_seconds": 99.0, "memory_bytes": 1024}
     try:
         cgroups = {"trainer": OpenFiles(fds), "guard": OpenFiles({})}
         found = readings.of_usage(cgroups, {"trainer": readings.usage_from_report(said)})
@@ -133,14 +133,8 @@ def test_usage_takes_the_cgroup_first_and_the_supervisor_where_it_is_blind(tmp_p
     assert found["homebound_memory_bytes"] == {("trainer",): 1024, ("guard",): None}
     assert found["homebound_pressure_stalled_seconds_total"]["trainer", "cpu"] == 1.5
     assert found["homebound_pressure_stalled_seconds_total"]["trainer", "io"] is None
-    sources = found["homebound_resource_source_info"]
-    assert sources["cpu", "cgroup"] == sources["memory", "psutil"] == 1.0
 
 
-@pytest.mark.parametrize(
-    "junk", [None, 5, {}, {"cpu_seconds": "1", "memory_bytes": -1, "source": {"cpu": "me"}}]
-)
+@pytest.mark.parametrize("junk", [None, 5, {}, {"cpu_seconds": "1", "memory_bytes": -1}])
 def test_a_usage_report_that_makes_no_sense_is_unknown(junk: object) -> None:
-    assert readings.usage_from_report(junk) == readings.Figures(
-        None, None, {}, {"cpu": "absent", "memory": "absent"}
-    )
+    assert readings.usage_from_report(junk) == readings.Figures(None, None, {})

@@ -26,17 +26,18 @@ from homebound.metrics import (
     POLICY_RULES,
     PROGRAMS,
     REASONS,
-    REQUIRED_PROGRAMS,
+    REQUIRED_GROUPS,
     ROLES,
     RULES,
     TIMED_CLASSES,
     WALLS,
+    WANTED_GROUPS,
     Combination,
     Readings,
     Source,
     denied_rule,
+    program_group,
     shown_kind,
-    shown_program,
     violated_rule,
 )
 from homebound.watcher import policy
@@ -68,10 +69,7 @@ def full(*sets: Iterable[str]) -> dict[Combination, float | None]:
     return dict.fromkeys(itertools.product(*sets), 1.0)
 
 
-# What is read at scrape of labels that are not all there from the start: facts, and what settings ask for.
-FACTS: Readings = {
-    "homebound_resource_source_info": full(("cpu", "memory", "pressure"), ("cgroup", "absent"))
-}
+# What is read at scrape of labels that are not all there from the start: what settings ask for.
 AREAS = [area.label for area in files.FileArea if area is not files.FileArea.NONE]
 ASKED_FOR: Readings = {
     "homebound_trainer_call_seconds_bucket": full(TIMED_CLASSES, (*CALL_SLOTS.values(), "+Inf")),
@@ -90,9 +88,9 @@ def count_series(readings: Readings) -> int:
 
 
 def test_series_are_few_with_the_default_settings_and_with_all_options_on() -> None:
-    """Under 300 a device, but for a site's own probes, which have a limit of their own. A resource may come
-    from two sources, by role."""
-    default, all_on = count_series(FACTS), count_series({**FACTS, **ASKED_FOR})
+    """Under 300 a device, but for a site's own probes, which have a limit of their own. Programs that are
+    switched off have no figures, and are counted here all the same."""
+    default, all_on = count_series({}), count_series(ASKED_FOR)
     print(f"{default} series with the default settings, {all_on} with all options")
     assert 200 < default < all_on < 300
 
@@ -104,7 +102,7 @@ def test_no_metric_with_open_labels_is_left_out_of_the_count() -> None:
         "homebound_build_info", "homebound_kernel_feature", "homebound_bpf_loader_info",
         "homebound_site_probe_loaded",
     }  # fmt: skip
-    readings = {name.removesuffix("_bucket").removesuffix("_sum") for name in (*FACTS, *ASKED_FOR)}
+    readings = {name.removesuffix("_bucket").removesuffix("_sum") for name in ASKED_FOR}
     assert opened == set_once | readings
 
 
@@ -133,18 +131,35 @@ def test_sets_are_those_of_their_owners() -> None:
     assert set(ROLES) == {role.label for role in events.Role}
     assert {*RULES, *LSM_RULES} == {rule.label for rule in events.Rule}
     assert set(LSM_RULES) == {program.label for program in lsm.PROGRAMS}
-    for name in (denied_rule, violated_rule):
-        assert {name(rule.label) for rule in lsm_rules()} == {"lsm"}
+    assert {denied_rule(rule.label) for rule in lsm_rules()} == {"lsm"}
+    assert {violated_rule("trainer", rule.label) for rule in lsm_rules()} == {"lsm"}
     made_kinds = [kind for kind in events.Kind if kind is not events.Kind.ROLE_EXIT]  # which nobody makes
     assert set(KINDS) == {shown_kind(kind.label) for kind in made_kinds}
     joined = [kind for kind in made_kinds if shown_kind(kind.label) != kind.label]
     assert joined == [events.Kind.PROCESS_FORK, events.Kind.PROCESS_EXEC, events.Kind.PROCESS_EXIT]
-    assert set(PROGRAMS) == {shown_program(program.bpf_name) for program in events.Program}
-    required = {shown_program(program.bpf_name) for program in events.Program if program.is_required}
-    assert set(REQUIRED_PROGRAMS) == required
+    assert sorted(PROGRAMS) == sorted(program.bpf_name for program in events.Program)
+    assert {*REQUIRED_GROUPS, *WANTED_GROUPS} == {program_group(name) for name in PROGRAMS}
+    required = {program_group(program.bpf_name) for program in events.Program if program.is_required}
+    assert set(REQUIRED_GROUPS) == required
     assert set(REASONS) == {code.value for code in records.RefusalCode}
     assert set(WALLS) >= set(get_args(valuekinds.Wall))
     assert {role.label for role in policy.WATCHED} < set(ROLES)
+
+
+def test_every_violation_of_a_role_has_a_series() -> None:
+    """Whatever a watched role is caught at; of our own roles the kind of wall, of the trainer the rule."""
+    declared = set(BY_NAME["homebound_violations_total"].values)
+    for role in policy.WATCHED:
+        for rule in events.Rule:
+            if rule is events.Rule.CREDIT and role is not events.Role.GATEWAY:
+                continue  # nobody else can be without
+            assert (role.label, violated_rule(role.label, rule.label)) in declared, (role, rule)
+    assert {rule for role, rule in declared if role == "watcher"} == {"network", "sandbox", "cgroup"}
+    assert violated_rule("gateway", "connect6") == "network"
+    assert violated_rule("gateway", "credit") == "credit"
+    assert violated_rule("guard", "lsm_open") == violated_rule("guard", "trace") == "sandbox"
+    assert violated_rule("trainer", "connect6") == "connect"
+    assert violated_rule("guard", "transmit") == "transmit"
 
 
 def test_the_rules_of_policy_that_are_no_kernel_rules_are_declared() -> None:
