@@ -227,19 +227,21 @@ def _counted() -> Iterator[Check]:
         yield _check("wanted", name, fact.present, fact.detail, "without it that figure is missing")
 
 
-def _lsm(programs: Sequence[Mapping[str, Any]]) -> Check:
-    """The programs on security hooks: a further wall."""
+def security_hooks(programs: Sequence[Mapping[str, Any]], modules: Sequence[str] | None) -> Check:
+    """The programs on security hooks: a further wall. ``modules``: the kernel's, None where nobody knows."""
     lacking = [program for program in programs if not program["attached"]]
-    modules = features.lsm()
     if modules is None:
         advice = "mount -t securityfs none /sys/kernel/security"
         return Check("wanted", "bpf lsm", "unknown", "securityfs is not mounted", advice)
     fact = f"all {len(programs)} programs attach"
     if lacking:
         fact = f"{len(lacking)} of {len(programs)} programs do not attach: {lacking[0]['reason']}"
-    advice = "boot with lsm=...,bpf where the kernel has CONFIG_BPF_LSM; without it one wall is missing"
-    if lsm.MODULE in modules:
+    if lsm.MODULE not in modules:
+        advice = "boot with lsm=...,bpf where the kernel has CONFIG_BPF_LSM; without it one wall is missing"
+    elif all(program["need"] == "off" for program in lacking):
         advice = "kernel.security_hooks = true switches them on; docs/limits.md says what was seen then"
+    else:
+        advice = "`homebound status` has the reason of each; without them one wall is missing"
     return _check("wanted", "bpf lsm", not lacking, fact, advice)
 
 
@@ -310,7 +312,8 @@ def _programs(running: Mapping[str, Any] | HomeboundError) -> list[Check]:
         found = attach_and_remove() if isinstance(running, HomeboundError) else running.get("programs", [])
     except HomeboundError as error:
         return [Check("required", "kernel programs", "unknown", error.message, error.hint)]
-    checks = [_lsm([program for program in found if program["name"].startswith(LSM_NAMES)])]
+    hooks = [program for program in found if program["name"].startswith(LSM_NAMES)]
+    checks = [security_hooks(hooks, features.lsm())]
     found = [program for program in found if not program["name"].startswith(LSM_NAMES)]
     for need, name, advice in PROGRAM_CHECKS:
         mine = [program for program in found if program["need"] == need]
