@@ -48,6 +48,13 @@ def cache() -> Path:
     return folder
 
 
+def image(kernel: str) -> Path:
+    """The folder with the bare system on this kernel, made when missing."""
+    words = [str(ROOT / "tests/system/vm/image.sh"), kernel]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+    return Path(done.stdout.strip())
+
+
 def environment_image() -> Path:
     """This test's own environment, with torch and Flower, as a file system."""
     site = next(Path(ENVIRONMENT, "lib").glob("python*/site-packages"))
@@ -110,11 +117,9 @@ def new_vm(tmp_path_factory: pytest.TempPathFactory, supply_image: Path) -> Call
     """Makes a machine with this kernel, on a disk of its own, without homebound."""
 
     def make(kernel: str) -> Vm:
-        words = [str(ROOT / "tests/system/vm/image.sh"), kernel]
-        done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
         folder = tmp_path_factory.mktemp(f"vm-{kernel}")
         environment = environment_image()
         disks = {SUPPLY: supply_image, ENVIRONMENT: environment, TRAINERS: environment}
-        return Vm.make(Path(done.stdout.strip()), folder, disks)
+        return Vm.make(image(kernel), folder, disks)
 
     return make

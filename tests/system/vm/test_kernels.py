@@ -8,14 +8,13 @@ Those on security hooks, and those that trace. Minutes of emulation each, so not
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from conftest import ROOT
 from homebound.kernel.sources import TYPES_WANTED
-from system.vm.conftest import ENVIRONMENT, KERNELS, environment_image
+from system.vm.conftest import ENVIRONMENT, KERNELS, environment_image, image
 from system.vm.vm import IN_TURN, SECURITY, Vm, pack
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -50,10 +49,8 @@ def clone_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=KERNELS)
 def vm(request: pytest.FixtureRequest, tmp_path: Path, clone_image: Path) -> Vm:
-    words = [str(ROOT / "tests/system/vm/image.sh"), request.param]
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
     disks = {CLONE: clone_image, ENVIRONMENT: environment_image()}
-    return Vm.make(Path(done.stdout.strip()), tmp_path, disks)
+    return Vm.make(image(request.param), tmp_path, disks)
 
 
 def test_every_hook_refuses_the_roles_and_nobody_else(vm: Vm) -> None:
