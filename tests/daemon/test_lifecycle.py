@@ -17,6 +17,7 @@ import pytest
 from daemon.conftest import NO_UPDATE
 from daemon.federation import Federation
 from daemon.rig import ROLES, Daemon, Document, Ended, after, is_up, until, user
+from homebound.books.accounts import GRACE_SECONDS
 from homebound.supervisor.silence import PROMISED_SECONDS
 
 pytestmark = [
@@ -127,6 +128,20 @@ def test_told_to_stop_while_the_federation_hangs(daemon: Daemon, federation: Fed
         check_stop(daemon.stop())
     finally:
         federation.link.process.send_signal(signal.SIGCONT)
+
+
+def test_bytes_that_a_busy_supervisor_does_not_tell_of_are_no_violation(daemon: Daemon) -> None:
+    """The gateway's word of what it sends goes by way of the supervisor, which may take long over a start."""
+    daemon.start()
+    daemon.wait_ready()
+    assert daemon.process is not None
+    before = daemon.wait("connected", lambda s: bool(s["federation"]["connected"]))["kernel_stream_bytes"]
+    daemon.process.send_signal(signal.SIGSTOP)
+    time.sleep(GRACE_SECONDS + 4)
+    daemon.process.send_signal(signal.SIGCONT)
+    after = daemon.wait("at rest", lambda s: s["kernel_stream_bytes"] > before and not s["unaccounted_bytes"])
+    assert after["violations"] == []
+    assert daemon.metrics()["homebound_violations_total role=gateway rule=unaccounted"] == 0
 
 
 def test_killed_daemon_and_the_next_one(daemon: Daemon, federation: Federation) -> None:

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-# What dpkg, systemd and a package's users leave.
+# What dpkg, systemd, a package's users and other packages leave.
 KEPT = (
     "/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow", "/etc/subuid", "/etc/subgid",
     "/etc/.pwd.lock",
     "/var/lib/dpkg/", "/var/log/", "/var/cache/", "/var/lib/apt/", "/var/lib/systemd/", "/etc/machine-id",
     "/srv/", "/root/", "/etc/ld.so.cache", "/var/lib/logrotate/",
     "/var/lib/PackageKit/",
+    "/var/lib/containers/",  # podman's own service, which starts with the machine
 )  # fmt: skip
 # Every file, and every folder with our name. A shell's command.
 FILES = (

@@ -118,7 +118,7 @@ class Watcher:
         self._programs: Mapping[str, readings.ProgramFigures] = {}
         self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
         self._totals: dict[tuple[str, str], int] = {}
-        self._undecoded = 0
+        self._undecoded = self._asked = 0
         self._backlog: deque[control.Message] = deque()
         self._deaf_since: float | None = None
         self._alive = self._proved = clock()
@@ -194,9 +194,10 @@ class Watcher:
                 look_at = now + LOOK_SECONDS
                 for observation in self._sightings.look(self._accounts, now):
                     self._carry_out(observation)
-                if self._sightings.asked and not self._backlog:
-                    self._tell({"type": "question", "number": self._sightings.asked})
-                if self._sightings.is_balanced:
+                if self._sightings.asked not in (0, self._asked) and not self._backlog:
+                    self._asked = self._sightings.asked
+                    self._tell({"type": "question", "number": self._asked})
+                if self._sightings.is_balanced(now):
                     self._metrics.set("homebound_reconciled_timestamp_seconds", self._wall_clock())
             if now >= beat_at:
                 beat_at = now + BEAT_SECONDS

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from homebound.books.accounts import Accounts, Standing, Unaccounted, reconcile, settle
+from homebound.books.accounts import GRACE_SECONDS, Accounts, Standing, Unaccounted, reconcile, settle
 from homebound.events import Role, Rule
 from homebound.watcher.policy import SEALED, Attempted, Denied, Observation, Sent, Unexplained
 from homebound.watcher.readings import Counters, sent_bytes, stream_bytes
+
+# How long the supervisor may leave a question without an answer: the start of a role takes it up to 20 s.
+PATIENCE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,9 @@ class Sightings:
 
     A count is compared with what was declared before it was read. Declarations come by way of the supervisor,
     so a look that finds more bytes than it has heard of asks for an answer, which comes behind all that was
-    declared by then. What hides is what is declared, and not sent yet, while an answer is on its way.
+    declared by then. What hides is what is declared, and not sent yet, while an answer is on its way. A
+    supervisor that answers nothing for long is waited for no more: each look is compared with what was heard
+    by the next.
     """
 
     def __init__(self, counters: Counters, mode: str) -> None:
@@ -57,11 +62,12 @@ class Sightings:
         self.asked = 0
         self._questions = 0
         self._stream = 0
+        self._unanswered: float | None = None
 
-    @property
-    def is_balanced(self) -> bool:
-        """Whether the last look found nothing unexplained but what was confirmed and told before."""
-        return self.unaccounted.bytes <= self.standing.confirmed
+    def is_balanced(self, now: float) -> bool:
+        """Whether all is explained but what was confirmed and told before, as far as is known lately."""
+        is_known = self._unanswered is None or now - self._unanswered < GRACE_SECONDS
+        return is_known and self.unaccounted.bytes <= self.standing.confirmed
 
     def look(self, accounts: Accounts, now: float) -> list[Observation]:
         """Everything new, worst first. ``now``: seconds of a clock that never goes back."""
@@ -72,7 +78,8 @@ class Sightings:
             for role in sorted(SEALED)
             if after.sent[role] > before.sent[role]
         ]
-        found += self._reckon(accounts, now)  # nobody answered: at least half a second has passed since
+        if self._unanswered is not None and now - self._unanswered >= PATIENCE_SECONDS:
+            found += self._reckon(accounts, now)
         self._compare(after.stream, accounts, now)
         found += [
             Denied(role, rule, count - before.denied.get((role, rule), 0))
@@ -88,7 +95,10 @@ class Sightings:
 
     def answered(self, number: object, accounts: Accounts, now: float) -> list[Observation]:
         """All that was declared before question ``number`` is in the accounts now. A late answer is none."""
-        return self._reckon(accounts, now) if self.asked and number == self.asked else []
+        if not self.asked or number != self.asked:
+            return []
+        self._unanswered = None
+        return self._reckon(accounts, now)
 
     def _compare(self, stream: int, accounts: Accounts, now: float) -> None:
         """Nothing beyond what was heard by now is good news at once; more may only be ahead of its word."""
@@ -96,9 +106,13 @@ class Sightings:
         if found.bytes <= self.standing.confirmed:
             self.unaccounted = found
             self.standing = settle(self.standing, found.bytes, now)
+            self.asked, self._unanswered = 0, None
+            return
+        if self.asked:
             return
         self._questions += 1
         self.asked, self._stream = self._questions, stream
+        self._unanswered = now if self._unanswered is None else self._unanswered
 
     def _reckon(self, accounts: Accounts, now: float) -> list[Observation]:
         """Settle the count that was asked about, if any."""

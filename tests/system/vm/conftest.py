@@ -30,14 +30,13 @@ TRAINERS = "/srv/environment"
 PYTHON = f"PYTHONPATH={SUPPLY}/daemon {ENVIRONMENT}/bin/python -B"
 
 
-RESULT = """# System tests: the last whole run
+RESULT = """# System tests: the last results
 
-Written by `make test-system-whole` on {day}, homebound {version}: the Debian packages in a virtual machine
-with Debian 12, an emulated processor (no KVM), a real systemd, cgroup controllers and BPF LSM.
+The last result of each, written by `make test-system-whole`: the Debian packages in a virtual machine with
+Debian 12, an emulated processor (no KVM), a real systemd, cgroup controllers and BPF LSM.
 
-| what | kernel | result |
-|---|---|---|
-{rows}
+| what | kernel | result | day | homebound |
+|---|---|---|---|---|
 """
 
 
@@ -80,18 +79,23 @@ def newer(package: Path, out: Path) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Write down what came of the whole set, if that was asked for."""
-    out = os.environ.get("HOMEBOUND_WRITE_RESULT")
-    if not out:
+    """Write down what came of the whole set, if that was asked for; what was left out keeps its result."""
+    wanted = os.environ.get("HOMEBOUND_WRITE_RESULT")
+    if not wanted:
         return
-    rows = []
+    out = Path(wanted)
+    old = out.read_text().splitlines() if out.exists() else []
+    rows = {
+        tuple(line.split(" | ")[:2]): line for line in old if line.startswith("| ") and "what" not in line
+    }
+    day = time.strftime("%Y-%m-%d", time.gmtime())
     for outcome in ("passed", "failed", "error"):
         for report in terminalreporter.stats.get(outcome, []):
             if outcome == "error" or report.when == "call":
                 name, _, kernel = report.nodeid.rpartition("::")[2].removeprefix("test_").partition("[")
-                rows.append(f"| {name.replace('_', ' ')} | {kernel.rstrip(']')} | {outcome} |")
-    day = time.strftime("%Y-%m-%d", time.gmtime())
-    Path(out).write_text(RESULT.format(day=day, version=__version__, rows="\n".join(sorted(rows))))
+                key = (f"| {name.replace('_', ' ')}", kernel.rstrip("]"))
+                rows[key] = f"{key[0]} | {key[1]} | {outcome} | {day} | {__version__} |"
+    out.write_text(RESULT + "".join(f"{row}\n" for row in sorted(rows.values())))
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 from homebound.kernel.sources import TYPES_WANTED
 from system.vm.conftest import ENVIRONMENT, KERNELS, environment_image, image
-from system.vm.vm import IN_TURN, SECURITY, Vm, pack
+from system.vm.vm import SECURITY, Vm, pack
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(3600)]
 CLONE, PLACE = "/srv/clone", "/root/clone"
@@ -55,13 +55,13 @@ def vm(request: pytest.FixtureRequest, tmp_path: Path, clone_image: Path) -> Vm:
 
 def test_every_hook_refuses_the_roles_and_nobody_else(vm: Vm) -> None:
     """The verifier takes all, 23 of 23 are counted, and the sandbox starts behind the hooks."""
-    said = vm.boot({"hooks": HOOKS}, 1500, processors=IN_TURN).out("hooks")
+    said = vm.boot({"hooks": HOOKS}, 1500).out("hooks")
     assert "skipped" not in said, said
     assert " passed" in said.splitlines()[-1], said
 
 
 def test_a_kernel_without_bpf_in_its_list_says_so(vm: Vm) -> None:
-    said = vm.boot({"hooks": HOOKS}, 900, security=WITHOUT_BPF, processors=IN_TURN).out("hooks")
+    said = vm.boot({"hooks": HOOKS}, 900, security=WITHOUT_BPF).out("hooks")
     assert "bpf is not among the kernel's security modules" in said, said
     assert " passed" not in said.splitlines()[-1], said
 
@@ -69,7 +69,7 @@ def test_a_kernel_without_bpf_in_its_list_says_so(vm: Vm) -> None:
 @pytest.mark.whole
 def test_the_tracing_programs_count_right(vm: Vm) -> None:
     """Those that read a kernel's structs too; and whom the OOM killer ended, which needs the controller."""
-    said = vm.boot({"trace": TRACE}, 3300, security=WITHOUT_BPF, processors=IN_TURN).out("trace")
+    said = vm.boot({"trace": TRACE}, 3300, security=WITHOUT_BPF).out("trace")
     skipped = [line for line in said.splitlines() if line.startswith("SKIPPED") and TYPES_WANTED not in line]
     assert skipped == [], said
     assert " passed" in said.splitlines()[-1], said

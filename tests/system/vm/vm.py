@@ -26,17 +26,17 @@ KERNEL_WORDS = (
 # AVX is emulated so slowly that what uses it when it is there runs faster without: an old model, whose
 # features fit one another (libgcrypt takes some for granted beside others). One of them, cx16 (141), is taken
 # from the kernel: with it a 6.12 crashes at its boot under QEMU 7.2. NumPy does not run without it.
+# With a thread of the host for each processor, one may run on in code that another has just changed. Where
+# programs are put on tracepoints and taken off, a kernel 6.12 then sooner or later meets a breakpoint that it
+# has already taken away, and crashes; a 6.1 once stood still with both processors. So they take turns.
 MACHINE = (
-    "-machine q35 -cpu Nehalem -smp 2 -m 3072 -display none"
+    "-accel tcg,thread=single,tb-size=512 -machine q35 -cpu Nehalem -smp 2 -m 3072 -display none"
     " -nodefaults -no-reboot -nic none -device virtio-rng-pci"
 )
-# With a thread of the host for each processor, one may run on in code that another has just changed. Where
-# programs are put on tracepoints and taken off hundreds of times, a kernel 6.12 then sooner or later meets a
-# breakpoint that it has already taken away, and crashes. In turn they are slower together, and right.
-APART, IN_TURN = "-accel tcg,thread=multi,tb-size=512", "-accel tcg,thread=single,tb-size=512"
 # The kernel has the driver of the first disk built in. Were the others of that kind, too, a kernel 6.12 would
 # number them as it finds them; these are found by their serial numbers.
 NAMED = "/dev/disk/by-id/virtio-d"
+STUCK = re.compile("soft lockup - CPU#[0-9]+ stuck for [0-9]{3,}s")
 MARK = re.compile(r"^@@ (?P<name>[a-z0-9-]+) (?P<state>begins|ends (?P<status>[0-9]+))$", re.MULTILINE)
 
 
@@ -90,12 +90,10 @@ class Vm:
         seconds: float,
         cut_at: str = "",
         security: str = SECURITY,
-        processors: str = APART,
     ) -> Boot:
         """Boot, run the steps (shell commands) in order until one fails, power off.
 
         With ``cut_at`` the power is cut the moment that is said. ``security``: the kernel's lsm=.
-        ``processors``: APART or IN_TURN.
         """
         folder = Path(tempfile.mkdtemp(prefix="vm-"))
         try:
@@ -103,9 +101,9 @@ class Vm:
             files = {f"{name}.sh": text for name, text in steps.items()}
             _write_tape(tape, {**files, "job.sh": _job(steps), "disks": self._mounts()})
             with (folder / "qemu").open("wb") as log:
-                words = self._words(folder, tape, security, processors)
+                words = self._words(folder, tape, security)
                 process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-            _await(process, folder / "out", seconds, cut_at)
+            _await(process, folder, seconds, cut_at)
             return Boot(_steps(_text(folder / "out")), _text(folder / "console") + _text(folder / "qemu"))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -113,8 +111,8 @@ class Vm:
     def _mounts(self) -> str:
         return "".join(f"{NAMED}{number} {place}\n" for number, place in enumerate(self.disks, 2))
 
-    def _words(self, folder: Path, tape: Path, security: str, processors: str) -> list[str]:
-        words = ["qemu-system-x86_64", *processors.split(), *MACHINE.split()]
+    def _words(self, folder: Path, tape: Path, security: str) -> list[str]:
+        words = ["qemu-system-x86_64", *MACHINE.split()]
         words += ["-serial", f"file:{folder}/console", "-serial", f"file:{folder}/out"]
         # A power cut here is the end of qemu, not of the host: what qemu has written stays, what the guest
         # has in its own memory is lost. To flush the host's cache too would only cost time.
@@ -168,12 +166,17 @@ def _write_tape(path: Path, files: Mapping[str, str]) -> None:
         file.truncate(-(-path.stat().st_size // (1 << 20)) << 20)
 
 
-def _await(process: subprocess.Popen[bytes], output: Path, seconds: float, cut_at: str) -> None:
-    """Until it powers itself off, says ``cut_at``, or the time is up; then it is killed: a power cut."""
+def _await(process: subprocess.Popen[bytes], folder: Path, seconds: float, cut_at: str) -> None:
+    """Until it powers itself off, says ``cut_at``, stands still, or the time is up.
+
+    Then it is killed: a power cut.
+    """
     deadline = time.monotonic() + seconds
     try:
         while process.poll() is None and time.monotonic() < deadline:
-            if cut_at and cut_at in _text(output):
+            if cut_at and cut_at in _text(folder / "out"):
+                break
+            if STUCK.search(_text(folder / "console")):
                 break
             time.sleep(0.1)
     finally:

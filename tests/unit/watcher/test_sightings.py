@@ -8,12 +8,20 @@ import pytest
 from homebound.books.accounts import GRACE_SECONDS, Accounts, fold
 from homebound.events import Role, Rule, Verdict
 from homebound.watcher.policy import Denied, Sent, Unexplained
-from homebound.watcher.sightings import Sightings
+from homebound.watcher.sightings import PATIENCE_SECONDS, Sightings
 from unit.watcher.rig import MemoryCounters, tx
 
 
 def declared(size: int) -> Accounts:
     return fold(Accounts(), {"type": "declare", "request": "pull", "stream_bytes": size, "task": ""}, 0.0)
+
+
+def watch(sightings: Sightings, accounts: Accounts, first: float) -> list[list[object]]:
+    """Twenty looks, one a second, each with its answer."""
+    return [
+        [*sightings.look(accounts, now), *sightings.answered(sightings.asked, accounts, now)]
+        for now in (first + second for second in range(20))
+    ]
 
 
 def test_what_was_there_before_is_not_ours() -> None:
@@ -57,13 +65,13 @@ def test_undeclared_bytes_are_found_after_the_grace_and_once() -> None:
     counters = MemoryCounters()
     sightings = Sightings(counters, "enforce")
     counters.add(tx(Role.GATEWAY), 200, 123)
-    found = [sightings.look(declared(100), float(second)) for second in range(20)]
+    found = watch(sightings, declared(100), 0.0)
     assert [entry for look in found for entry in look] == [Unexplained(23)]
     assert sightings.standing.confirmed == 23
     first = next(second for second, look in enumerate(found) if look)
     assert first >= GRACE_SECONDS
     counters.add(tx(Role.GATEWAY), 50, 5)
-    found = [sightings.look(declared(100), 20.0 + second) for second in range(20)]
+    found = watch(sightings, declared(100), 20.0)
     assert [entry for look in found for entry in look] == [Unexplained(5)]
 
 
@@ -93,16 +101,36 @@ def test_under_steady_polling_undeclared_bytes_are_found_to_the_byte(late: int) 
 
 
 def test_without_answers_the_look_before_is_compared() -> None:
-    """A bound, not an error: what was declared between two looks may hide as much, and no more."""
+    """After some patience. A bound, not an error: what was declared between two looks may hide as much."""
     counters = MemoryCounters()
     sightings = Sightings(counters, "enforce")
     counters.add(tx(Role.GATEWAY), 100, 123)
     found = []
-    for second in range(30):
+    for second in range(60):
         counters.add(tx(Role.GATEWAY), 150, 100)
-        found += sightings.look(declared(100 * second), float(second))
+        new = sightings.look(declared(100 * second), float(second))
+        assert not new or second >= PATIENCE_SECONDS + GRACE_SECONDS
+        found += new
         found += sightings.answered(sightings.asked - 1, declared(0), float(second))  # too late: passed over
+        assert sightings.is_balanced(float(second)) == (second < GRACE_SECONDS)
     assert found == [Unexplained(123)]
+
+
+def test_a_supervisor_that_is_busy_is_waited_for() -> None:
+    """It tells of nothing for a while, and answers the first question when it is back: nothing is found."""
+    counters = MemoryCounters()
+    sightings = Sightings(counters, "enforce")
+    asked = set()
+    for second in range(20):
+        counters.add(tx(Role.GATEWAY), 150, 100)
+        assert sightings.look(declared(0), float(second)) == []
+        asked.add(sightings.asked)
+    assert asked == {1}
+    assert not sightings.is_balanced(19.0)
+    assert sightings.answered(1, declared(2000), 20.0) == []
+    assert sightings.look(declared(2000), 20.5) == []
+    assert sightings.is_balanced(20.5)
+    assert sightings.standing.confirmed == 0
 
 
 def test_nothing_is_asked_while_all_is_declared() -> None:
