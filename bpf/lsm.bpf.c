@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 // Rights that a role loses at the kernel's security hooks, before anything is done: sockets of other families,
 // connecting and sending elsewhere, received descriptors, tracing, bpf(2), user namespaces, keys. A wall by
-// itself: it asks for the role alone, not for the user, the namespaces or the filter. Files: lsm_open.bpf.c.
-// Each hook is asked by every task of the host and asks for the role first.
+// itself: it asks for the role, and first, since every task of the host comes by. Files: lsm_open.bpf.c.
 // Not seen: sendfile(2) and splice(2) to a socket before Linux 6.5, which pass no hook for sending; the
 // packet filter holds those.
 #include <linux/in.h>
@@ -184,13 +183,6 @@ int hb_lsm_receive(const __u64 *ctx)
 	return hb_refuse(&event);
 }
 
-// bubblewrap, still root, reads the numbers of the namespaces that it made for its child, to tell whoever asks for
-// them. Nobody does, and it goes on without.
-static __always_inline int is_launcher_looking(__u32 mode)
-{
-	return !(mode & MODE_ATTACH) && hb_is_root();
-}
-
 SEC("lsm/ptrace_access_check")
 int hb_lsm_trace(const __u64 *ctx)
 {
@@ -199,8 +191,9 @@ int hb_lsm_trace(const __u64 *ctx)
 
 	if (!(hb_lost(role) & HB_RIGHT_TRACE))
 		return 0;
-	// Asked for each line of ps(1), say: what is refused is a column, not an access.
-	if ((mode & MODE_NOAUDIT) || is_launcher_looking(mode))
+	// Asked for each line of ps(1), say: what is refused is a column, not an access. And bubblewrap, still root,
+	// reads the numbers of its child's namespaces to tell whoever asks, and goes on without.
+	if ((mode & MODE_NOAUDIT) || (!(mode & MODE_ATTACH) && hb_is_root()))
 		return (settings.enforce & HB_ENFORCE_HOOKS) ? -EPERM : 0;
 	hb_begin_refusal(&event, HB_PROGRAM_LSM_TRACE, role, HB_RULE_LSM_TRACE);
 	event.detail = mode;
