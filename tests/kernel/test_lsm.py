@@ -10,7 +10,6 @@ import ctypes
 import errno
 import os
 import shutil
-import signal
 import socket
 import struct
 import tempfile
@@ -28,14 +27,13 @@ from homebound.kernel.lsm import Area
 from homebound.leaktest.device import device as leaktest_device
 from homebound.rooms import areas, canary, launch, roles
 from kernel.conftest import How, load_device, role_cgroups
-from kernel.rig import Device, in_child, in_fresh_network
+from kernel.rig import Device, in_child, in_fresh_network, look_at_child
 from kernel.test_syscalls import LIBC, SHOTS, become_stranger, call, shots
 
 pytestmark = pytest.mark.root
 
 HELD = (Role.WATCHER, Role.TRAINER, Role.GUARD, Role.GATEWAY, Role.CANARY)
 CLONE_NEWUSER, CLONE_NEWNS = 0x10000000, 0x00020000
-PR_SET_DUMPABLE = 4
 NOBODY = "\0homebound-test-nobody"
 READ, WRITE = os.O_RDONLY, os.O_WRONLY
 
@@ -102,19 +100,6 @@ def userns() -> int:
     return -os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def look_at_child() -> int:
-    """At its namespaces, which is to read and not to attach (mode PTRACE_MODE_READ)."""
-    LIBC.prctl(PR_SET_DUMPABLE, 1)  # whoever became another user may be looked at by nobody
-    child = os.fork()
-    if child == 0:
-        signal.pause()
-    try:
-        return result_of(lambda: os.stat(f"/proc/{child}/ns/net"))
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-
-
 @dataclass(frozen=True)
 class Attempt:
     """What a role is refused; ``code``: with which error."""
@@ -148,7 +133,9 @@ ATTEMPTS = {
     "open the host's memory": Attempt(Rule.LSM_OPEN, opening("/dev/shm/homebound-test", WRITE)),
     "receive": Attempt(Rule.LSM_RECEIVE, trial("lsm_receive")),
     "memory of a child": Attempt(Rule.LSM_TRACE, trial("lsm_trace"), errno.EACCES),
-    "namespaces of a child": Attempt(Rule.LSM_TRACE, look_at_child, errno.EACCES, stranger=True),
+    "namespaces of a child": Attempt(
+        Rule.LSM_TRACE, lambda: result_of(look_at_child), errno.EACCES, stranger=True
+    ),
     "bpf": Attempt(Rule.LSM_BPF, trial("lsm_bpf")),
     "user namespace": Attempt(Rule.LSM_USERNS, userns, stranger=True),
     "key": Attempt(Rule.LSM_KEY, trial("lsm_key")),
@@ -203,7 +190,7 @@ def test_every_role_is_refused_what_it_lost(hooked: Device, role: Role) -> None:
 @pytest.mark.parametrize("role", HELD)
 def test_what_starts_a_role_looks_at_its_child_in_vain(hooked: Device, role: Role) -> None:
     """bubblewrap is root then, and reads the numbers of its child's namespaces: refused, but no attempt."""
-    assert hooked.run(role, look_at_child) == -errno.EACCES
+    assert hooked.run(role, lambda: result_of(look_at_child)) == -errno.EACCES
     assert hooked.denied() == hooked.told() == {}
 
 
