@@ -66,7 +66,7 @@ def main(rounds: int, epochs: int = 5) -> int:
 def _configure(address: str, root: str, fab_sha256: str) -> None:
     CONFIG.parent.mkdir(exist_ok=True)
     CONFIG.write_text(
-        f'[federation]\naddress = "{address}"\nroot_certificates = "{root}"\npoll_seconds = 0.5\n'
+        f'[federation]\naddress = "{address}"\nroot_certificates = "{root}"\npoll_seconds = 2.0\n'
         f'[app]\npath = "{APP}"\nfab_sha256 = "{fab_sha256}"\ntree_sha256 = "{tree_sha256(APP)}"\n'
         f'[data]\npath = "{DATA}"\n'
     )

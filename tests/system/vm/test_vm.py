@@ -19,7 +19,7 @@ from system.vm import steps
 from system.vm.conftest import KERNELS
 from system.vm.vm import Boot, Vm
 
-pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module", params=KERNELS)
@@ -52,7 +52,7 @@ def first(vm: Vm) -> Boot:
             "enable": "systemctl enable homebound",
             "verify": steps.verify(),
         },
-        seconds=2100,
+        seconds=3000,
     )
 
 
@@ -61,7 +61,7 @@ def cut(first: Boot, vm: Vm) -> Boot:
     """Started by itself, and its power is cut while it trains."""
     first.out("enable")
     asked = {"active": steps.active(), "verify": steps.verify(), "rounds": steps.train_and_tell(50)}
-    return vm.boot(asked, seconds=900, cut_at="CUT")
+    return vm.boot(asked, seconds=2400, cut_at="CUT")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def last(cut: Boot, vm: Vm) -> Boot:
         "facts": "cat /root/before",
         "purge": steps.purge(),
     }
-    return vm.boot(asked, seconds=900, security="landlock,yama,apparmor")
+    return vm.boot(asked, seconds=1800, security="landlock,yama,apparmor")
 
 
 def test_the_kernel_is_the_one_that_was_asked_for(first: Boot, kernel: str) -> None:
@@ -191,7 +191,7 @@ def test_the_trainers_package_trains(new_vm: Callable[[str], Vm], kernel: str) -
         "rounds": steps.rounds(1),
         "program": "tr '\\0' '\\n' </proc/$(pgrep -n -u homebound-trainer)/cmdline | head -1",
     }
-    boot = new_vm(kernel).boot(asked, seconds=2000)
+    boot = new_vm(kernel).boot(asked, seconds=2400)
     assert boot.out("program") == "/usr/lib/homebound/trainer/bin/python3"
 
 
