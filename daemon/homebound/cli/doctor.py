@@ -37,7 +37,6 @@ Need = Literal["required", "wanted"]
 Result = Literal["good", "bad", "unknown"]
 
 MODULES = "annotated_types click cryptography flwr numpy prometheus_client pydantic rich safetensors".split()
-CONTROLLERS = ("cpu", "memory", "pids", "io")
 # The canary flies every interval; one flight may be late, two may not.
 LATE_CANARY = 2.5
 AS_ROOT = "sudo homebound doctor"
@@ -258,7 +257,7 @@ def _controllers() -> Check:
         here = (cgroups.mount() / "cgroup.controllers").read_text().split()
     except (HomeboundError, OSError) as error:
         return Check("wanted", "controllers", "unknown", str(error), "see cgroup v2")
-    missing = [name for name in CONTROLLERS if name not in here]
+    missing = [name for name in cgroups.CONTROLLERS if name not in here]
     fact = f"not in cgroup v2: {', '.join(missing)}" if missing else ", ".join(here)
     advice = "boot with systemd.unified_cgroup_hierarchy=1; without them limits do not hold"
     return _check("wanted", "controllers", not missing, fact, advice)

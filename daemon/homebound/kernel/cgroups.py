@@ -35,6 +35,8 @@ from homebound.kernel.usage import (
     read_pressure,
 )
 
+# What a device's cgroup should have: bounds and figures of a role come from them. cgroups(7)
+CONTROLLERS = ("cpu", "memory", "pids", "io")
 # A task in uninterruptible sleep freezes late; a local disk answers within this.
 WAIT_SECONDS = 5.0
 # cgroup.events wakes a poller; the period is for file systems that do not (a test's fake tree).

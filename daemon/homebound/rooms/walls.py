@@ -301,5 +301,5 @@ def kernel_features() -> dict[str, bool]:
         "landlock": features.landlock_abi() > 0,
         "sched_info": features.sched_info().present,
         "task_io": features.task_io().present,
-        "cgroup_controllers": {"cpu", "memory", "io", "pids"} <= set(controllers),
+        "cgroup_controllers": set(cgroups.CONTROLLERS) <= set(controllers),
     }

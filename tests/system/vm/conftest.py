@@ -85,9 +85,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         return
     out = Path(wanted)
     old = out.read_text().splitlines() if out.exists() else []
-    rows = {
-        tuple(line.split(" | ")[:2]): line for line in old if line.startswith("| ") and "what" not in line
-    }
+    old = [line for line in old if line.startswith("| ") and not line.startswith("| what |")]
+    rows = {tuple(line.split(" | ")[:2]): line for line in old}
     day = time.strftime("%Y-%m-%d", time.gmtime())
     for outcome in ("passed", "failed", "error"):
         for report in terminalreporter.stats.get(outcome, []):
